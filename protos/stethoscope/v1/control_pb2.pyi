@@ -1,0 +1,162 @@
+from protos.stethoscope.v1 import ingest_pb2 as _ingest_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class RegisterRequest(_message.Message):
+    __slots__ = ("engine_id", "model", "tap_points")
+    ENGINE_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TAP_POINTS_FIELD_NUMBER: _ClassVar[int]
+    engine_id: str
+    model: ModelIdentity
+    tap_points: _containers.RepeatedCompositeFieldContainer[_ingest_pb2.TapPoint]
+    def __init__(self, engine_id: _Optional[str] = ..., model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., tap_points: _Optional[_Iterable[_Union[_ingest_pb2.TapPoint, _Mapping]]] = ...) -> None: ...
+
+class ModelIdentity(_message.Message):
+    __slots__ = ("name", "architecture", "layers", "width", "weights_digest", "tokenizer_digest", "dtype", "quantisation", "engine", "engine_version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    QUANTISATION_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    architecture: str
+    layers: int
+    width: int
+    weights_digest: str
+    tokenizer_digest: str
+    dtype: str
+    quantisation: str
+    engine: str
+    engine_version: str
+    def __init__(self, name: _Optional[str] = ..., architecture: _Optional[str] = ..., layers: _Optional[int] = ..., width: _Optional[int] = ..., weights_digest: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., dtype: _Optional[str] = ..., quantisation: _Optional[str] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ...) -> None: ...
+
+class RegisterResponse(_message.Message):
+    __slots__ = ("control", "artifacts")
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
+    control: _ingest_pb2.Control
+    artifacts: _containers.RepeatedCompositeFieldContainer[ArtifactState]
+    def __init__(self, control: _Optional[_Union[_ingest_pb2.Control, _Mapping]] = ..., artifacts: _Optional[_Iterable[_Union[ArtifactState, _Mapping]]] = ...) -> None: ...
+
+class ArtifactState(_message.Message):
+    __slots__ = ("name", "version", "evidence", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    evidence: str
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., evidence: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class FetchPlanRequest(_message.Message):
+    __slots__ = ("known_generation",)
+    KNOWN_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    known_generation: int
+    def __init__(self, known_generation: _Optional[int] = ...) -> None: ...
+
+class FetchPlanResponse(_message.Message):
+    __slots__ = ("generation", "tensors")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    tensors: _containers.RepeatedCompositeFieldContainer[PlanTensor]
+    def __init__(self, generation: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[PlanTensor, _Mapping]]] = ...) -> None: ...
+
+class PlanTensor(_message.Message):
+    __slots__ = ("tap_point", "width", "columns", "directions")
+    TAP_POINT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
+    tap_point: _ingest_pb2.TapPoint
+    width: int
+    columns: _containers.RepeatedScalarFieldContainer[str]
+    directions: bytes
+    def __init__(self, tap_point: _Optional[_Union[_ingest_pb2.TapPoint, _Mapping]] = ..., width: _Optional[int] = ..., columns: _Optional[_Iterable[str]] = ..., directions: _Optional[bytes] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStatusResponse(_message.Message):
+    __slots__ = ("version", "uptime_s", "plan_generation", "step_batches", "rows", "coverage", "signals", "artifacts", "engines", "taps", "spans_exported", "model")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    PLAN_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    STEP_BATCHES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    COVERAGE_FIELD_NUMBER: _ClassVar[int]
+    SIGNALS_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
+    ENGINES_FIELD_NUMBER: _ClassVar[int]
+    TAPS_FIELD_NUMBER: _ClassVar[int]
+    SPANS_EXPORTED_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    uptime_s: float
+    plan_generation: int
+    step_batches: LedgerState
+    rows: LedgerState
+    coverage: _containers.RepeatedCompositeFieldContainer[CoverageState]
+    signals: _containers.RepeatedCompositeFieldContainer[SignalState]
+    artifacts: _containers.RepeatedCompositeFieldContainer[ArtifactState]
+    engines: int
+    taps: _ingest_pb2.TapLedger
+    spans_exported: int
+    model: ModelIdentity
+    def __init__(self, version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., plan_generation: _Optional[int] = ..., step_batches: _Optional[_Union[LedgerState, _Mapping]] = ..., rows: _Optional[_Union[LedgerState, _Mapping]] = ..., coverage: _Optional[_Iterable[_Union[CoverageState, _Mapping]]] = ..., signals: _Optional[_Iterable[_Union[SignalState, _Mapping]]] = ..., artifacts: _Optional[_Iterable[_Union[ArtifactState, _Mapping]]] = ..., engines: _Optional[int] = ..., taps: _Optional[_Union[_ingest_pb2.TapLedger, _Mapping]] = ..., spans_exported: _Optional[int] = ..., model: _Optional[_Union[ModelIdentity, _Mapping]] = ...) -> None: ...
+
+class LedgerState(_message.Message):
+    __slots__ = ("received", "scored", "dropped", "rejected", "in_flight")
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    SCORED_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    received: int
+    scored: int
+    dropped: int
+    rejected: int
+    in_flight: int
+    def __init__(self, received: _Optional[int] = ..., scored: _Optional[int] = ..., dropped: _Optional[int] = ..., rejected: _Optional[int] = ..., in_flight: _Optional[int] = ...) -> None: ...
+
+class CoverageState(_message.Message):
+    __slots__ = ("tap_point", "expected", "seen", "blind", "reason")
+    TAP_POINT_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
+    BLIND_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    tap_point: str
+    expected: int
+    seen: int
+    blind: bool
+    reason: str
+    def __init__(self, tap_point: _Optional[str] = ..., expected: _Optional[int] = ..., seen: _Optional[int] = ..., blind: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class SignalState(_message.Message):
+    __slots__ = ("name", "readings", "mean", "detections", "evidence")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    READINGS_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    DETECTIONS_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    readings: int
+    mean: float
+    detections: int
+    evidence: str
+    def __init__(self, name: _Optional[str] = ..., readings: _Optional[int] = ..., mean: _Optional[float] = ..., detections: _Optional[int] = ..., evidence: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,288 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PHASE_UNSPECIFIED: _ClassVar[Phase]
+    PHASE_PREFILL: _ClassVar[Phase]
+    PHASE_DECODE: _ClassVar[Phase]
+    PHASE_ENCODER: _ClassVar[Phase]
+    PHASE_TIMESTEP: _ClassVar[Phase]
+
+class UnseenReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    UNSEEN_REASON_UNSPECIFIED: _ClassVar[UnseenReason]
+    UNSEEN_REASON_PREFIX_CACHE: _ClassVar[UnseenReason]
+    UNSEEN_REASON_SAMPLING: _ClassVar[UnseenReason]
+    UNSEEN_REASON_TAP_DROPPED: _ClassVar[UnseenReason]
+    UNSEEN_REASON_GRAPH_REPLAY: _ClassVar[UnseenReason]
+    UNSEEN_REASON_UNSUPPORTED: _ClassVar[UnseenReason]
+
+class Site(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SITE_UNSPECIFIED: _ClassVar[Site]
+    SITE_RESID_POST: _ClassVar[Site]
+    SITE_ATTN_HEADS: _ClassVar[Site]
+    SITE_MLP_OUT: _ClassVar[Site]
+
+class ElementType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ELEMENT_TYPE_UNSPECIFIED: _ClassVar[ElementType]
+    ELEMENT_TYPE_F32: _ClassVar[ElementType]
+    ELEMENT_TYPE_F16: _ClassVar[ElementType]
+    ELEMENT_TYPE_BF16: _ClassVar[ElementType]
+
+class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OUTCOME_UNSPECIFIED: _ClassVar[Outcome]
+    OUTCOME_SCORED: _ClassVar[Outcome]
+    OUTCOME_DROPPED: _ClassVar[Outcome]
+    OUTCOME_REJECTED: _ClassVar[Outcome]
+
+class Action(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ACTION_UNSPECIFIED: _ClassVar[Action]
+    ACTION_ALLOW: _ClassVar[Action]
+    ACTION_FLAG: _ClassVar[Action]
+    ACTION_BLOCK: _ClassVar[Action]
+    ACTION_ESCALATE: _ClassVar[Action]
+PHASE_UNSPECIFIED: Phase
+PHASE_PREFILL: Phase
+PHASE_DECODE: Phase
+PHASE_ENCODER: Phase
+PHASE_TIMESTEP: Phase
+UNSEEN_REASON_UNSPECIFIED: UnseenReason
+UNSEEN_REASON_PREFIX_CACHE: UnseenReason
+UNSEEN_REASON_SAMPLING: UnseenReason
+UNSEEN_REASON_TAP_DROPPED: UnseenReason
+UNSEEN_REASON_GRAPH_REPLAY: UnseenReason
+UNSEEN_REASON_UNSUPPORTED: UnseenReason
+SITE_UNSPECIFIED: Site
+SITE_RESID_POST: Site
+SITE_ATTN_HEADS: Site
+SITE_MLP_OUT: Site
+ELEMENT_TYPE_UNSPECIFIED: ElementType
+ELEMENT_TYPE_F32: ElementType
+ELEMENT_TYPE_F16: ElementType
+ELEMENT_TYPE_BF16: ElementType
+OUTCOME_UNSPECIFIED: Outcome
+OUTCOME_SCORED: Outcome
+OUTCOME_DROPPED: Outcome
+OUTCOME_REJECTED: Outcome
+ACTION_UNSPECIFIED: Action
+ACTION_ALLOW: Action
+ACTION_FLAG: Action
+ACTION_BLOCK: Action
+ACTION_ESCALATE: Action
+
+class StreamRequest(_message.Message):
+    __slots__ = ("step_batch", "traffic", "goodbye")
+    STEP_BATCH_FIELD_NUMBER: _ClassVar[int]
+    TRAFFIC_FIELD_NUMBER: _ClassVar[int]
+    GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    step_batch: StepBatch
+    traffic: TrafficReport
+    goodbye: Goodbye
+    def __init__(self, step_batch: _Optional[_Union[StepBatch, _Mapping]] = ..., traffic: _Optional[_Union[TrafficReport, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+
+class StreamResponse(_message.Message):
+    __slots__ = ("result", "control")
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    result: StepResult
+    control: Control
+    def __init__(self, result: _Optional[_Union[StepResult, _Mapping]] = ..., control: _Optional[_Union[Control, _Mapping]] = ...) -> None: ...
+
+class ObserveRequest(_message.Message):
+    __slots__ = ("step_batch", "traffic")
+    STEP_BATCH_FIELD_NUMBER: _ClassVar[int]
+    TRAFFIC_FIELD_NUMBER: _ClassVar[int]
+    step_batch: StepBatch
+    traffic: TrafficReport
+    def __init__(self, step_batch: _Optional[_Union[StepBatch, _Mapping]] = ..., traffic: _Optional[_Union[TrafficReport, _Mapping]] = ...) -> None: ...
+
+class ObserveResponse(_message.Message):
+    __slots__ = ("result",)
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    result: StepResult
+    def __init__(self, result: _Optional[_Union[StepResult, _Mapping]] = ...) -> None: ...
+
+class StepBatch(_message.Message):
+    __slots__ = ("batch_id", "engine_id", "taken_ns", "plan_generation", "step", "segments", "tensors", "finished_request_ids")
+    BATCH_ID_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_ID_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_NS_FIELD_NUMBER: _ClassVar[int]
+    PLAN_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
+    batch_id: str
+    engine_id: str
+    taken_ns: int
+    plan_generation: int
+    step: int
+    segments: _containers.RepeatedCompositeFieldContainer[Segment]
+    tensors: _containers.RepeatedCompositeFieldContainer[TapTensor]
+    finished_request_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, batch_id: _Optional[str] = ..., engine_id: _Optional[str] = ..., taken_ns: _Optional[int] = ..., plan_generation: _Optional[int] = ..., step: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., tensors: _Optional[_Iterable[_Union[TapTensor, _Mapping]]] = ..., finished_request_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Segment(_message.Message):
+    __slots__ = ("request_id", "session_id_hash", "tenant", "route", "language", "canary", "positions", "phase", "unseen", "traceparent", "tracestate", "prompt_tokens")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_HASH_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    LANGUAGE_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    UNSEEN_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    TRACESTATE_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    session_id_hash: str
+    tenant: str
+    route: str
+    language: str
+    canary: bool
+    positions: _containers.RepeatedScalarFieldContainer[int]
+    phase: Phase
+    unseen: _containers.RepeatedCompositeFieldContainer[Unseen]
+    traceparent: str
+    tracestate: str
+    prompt_tokens: int
+    def __init__(self, request_id: _Optional[str] = ..., session_id_hash: _Optional[str] = ..., tenant: _Optional[str] = ..., route: _Optional[str] = ..., language: _Optional[str] = ..., canary: _Optional[bool] = ..., positions: _Optional[_Iterable[int]] = ..., phase: _Optional[_Union[Phase, str]] = ..., unseen: _Optional[_Iterable[_Union[Unseen, _Mapping]]] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
+
+class Unseen(_message.Message):
+    __slots__ = ("reason", "tokens")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    reason: UnseenReason
+    tokens: int
+    def __init__(self, reason: _Optional[_Union[UnseenReason, str]] = ..., tokens: _Optional[int] = ...) -> None: ...
+
+class TapTensor(_message.Message):
+    __slots__ = ("tap_point", "dtype", "rows", "columns", "raw", "projected")
+    TAP_POINT_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
+    PROJECTED_FIELD_NUMBER: _ClassVar[int]
+    tap_point: TapPoint
+    dtype: ElementType
+    rows: int
+    columns: int
+    raw: bytes
+    projected: bytes
+    def __init__(self, tap_point: _Optional[_Union[TapPoint, _Mapping]] = ..., dtype: _Optional[_Union[ElementType, str]] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ..., raw: _Optional[bytes] = ..., projected: _Optional[bytes] = ...) -> None: ...
+
+class TapPoint(_message.Message):
+    __slots__ = ("layer", "site")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    site: Site
+    def __init__(self, layer: _Optional[int] = ..., site: _Optional[_Union[Site, str]] = ...) -> None: ...
+
+class TrafficReport(_message.Message):
+    __slots__ = ("engine_id", "step", "tokens_computed", "unseen", "requests", "tap")
+    ENGINE_ID_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_COMPUTED_FIELD_NUMBER: _ClassVar[int]
+    UNSEEN_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    TAP_FIELD_NUMBER: _ClassVar[int]
+    engine_id: str
+    step: int
+    tokens_computed: int
+    unseen: _containers.RepeatedCompositeFieldContainer[Unseen]
+    requests: int
+    tap: TapLedger
+    def __init__(self, engine_id: _Optional[str] = ..., step: _Optional[int] = ..., tokens_computed: _Optional[int] = ..., unseen: _Optional[_Iterable[_Union[Unseen, _Mapping]]] = ..., requests: _Optional[int] = ..., tap: _Optional[_Union[TapLedger, _Mapping]] = ...) -> None: ...
+
+class TapLedger(_message.Message):
+    __slots__ = ("sent", "ok", "refused", "unknown", "dropped")
+    SENT_FIELD_NUMBER: _ClassVar[int]
+    OK_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    sent: int
+    ok: int
+    refused: int
+    unknown: int
+    dropped: int
+    def __init__(self, sent: _Optional[int] = ..., ok: _Optional[int] = ..., refused: _Optional[int] = ..., unknown: _Optional[int] = ..., dropped: _Optional[int] = ...) -> None: ...
+
+class Goodbye(_message.Message):
+    __slots__ = ("engine_id",)
+    ENGINE_ID_FIELD_NUMBER: _ClassVar[int]
+    engine_id: str
+    def __init__(self, engine_id: _Optional[str] = ...) -> None: ...
+
+class StepResult(_message.Message):
+    __slots__ = ("batch_id", "outcome", "reason", "field", "plan_generation", "verdicts")
+    BATCH_ID_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    PLAN_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    VERDICTS_FIELD_NUMBER: _ClassVar[int]
+    batch_id: str
+    outcome: Outcome
+    reason: str
+    field: str
+    plan_generation: int
+    verdicts: _containers.RepeatedCompositeFieldContainer[Verdict]
+    def __init__(self, batch_id: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., reason: _Optional[str] = ..., field: _Optional[str] = ..., plan_generation: _Optional[int] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ...) -> None: ...
+
+class Verdict(_message.Message):
+    __slots__ = ("request_id", "action", "signals")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    SIGNALS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    action: Action
+    signals: _containers.RepeatedCompositeFieldContainer[SignalReading]
+    def __init__(self, request_id: _Optional[str] = ..., action: _Optional[_Union[Action, str]] = ..., signals: _Optional[_Iterable[_Union[SignalReading, _Mapping]]] = ...) -> None: ...
+
+class SignalReading(_message.Message):
+    __slots__ = ("name", "score", "threshold")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    score: float
+    threshold: float
+    def __init__(self, name: _Optional[str] = ..., score: _Optional[float] = ..., threshold: _Optional[float] = ...) -> None: ...
+
+class Control(_message.Message):
+    __slots__ = ("plan_generation", "sampling", "tap_points")
+    PLAN_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    TAP_POINTS_FIELD_NUMBER: _ClassVar[int]
+    plan_generation: int
+    sampling: SamplingPolicy
+    tap_points: _containers.RepeatedCompositeFieldContainer[TapPoint]
+    def __init__(self, plan_generation: _Optional[int] = ..., sampling: _Optional[_Union[SamplingPolicy, _Mapping]] = ..., tap_points: _Optional[_Iterable[_Union[TapPoint, _Mapping]]] = ...) -> None: ...
+
+class SamplingPolicy(_message.Message):
+    __slots__ = ("request_fraction", "token_stride", "first_tokens", "last_tokens")
+    REQUEST_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_STRIDE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LAST_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    request_fraction: float
+    token_stride: int
+    first_tokens: int
+    last_tokens: int
+    def __init__(self, request_fraction: _Optional[float] = ..., token_stride: _Optional[int] = ..., first_tokens: _Optional[int] = ..., last_tokens: _Optional[int] = ...) -> None: ...

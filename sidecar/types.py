@@ -1,0 +1,198 @@
+"""The nouns that every stage shares. Numpy only; nothing here knows grpc, torch or Prometheus."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Any, NewType, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+PositionArray: TypeAlias = npt.NDArray[np.uint32]
+
+BatchId = NewType("BatchId", str)
+EngineId = NewType("EngineId", str)
+RequestId = NewType("RequestId", str)
+
+
+class Site(StrEnum):
+    """Which stream of a transformer block a tap point reads."""
+
+    RESID_POST = "resid_post"
+    ATTN_HEADS = "attn_heads"
+    MLP_OUT = "mlp_out"
+
+
+_TAP_POINT = re.compile(r"blocks\.(0|[1-9][0-9]{0,4})\.([a-z_]+)")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TapPoint:
+    """A place inside a model whose states can be read; its name is the only form that people and labels see.
+
+    >>> TapPoint(14).name
+    'blocks.14.resid_post'
+    >>> TapPoint.parse("blocks.3.mlp_out")
+    TapPoint(layer=3, site=<Site.MLP_OUT: 'mlp_out'>)
+    """
+
+    layer: int
+    site: Site = Site.RESID_POST
+
+    @property
+    def name(self) -> str:
+        return f"blocks.{self.layer}.{self.site.value}"
+
+    @classmethod
+    def parse(cls, name: str) -> TapPoint:
+        """Raises ValueError if the name is not of the form ``blocks.<layer>.<site>``."""
+        match = _TAP_POINT.fullmatch(name)
+        if match is None or match[2] not in list(Site):
+            raise ValueError(f"not a tap point: {name!r}; want for example 'blocks.14.resid_post'")
+        return cls(int(match[1]), Site(match[2]))
+
+
+class Phase(IntEnum):
+    """What the engine was doing when it computed a row. Values are those of the wire."""
+
+    PREFILL = 1
+    DECODE = 2
+    ENCODER = 3
+    TIMESTEP = 4
+
+
+class UnseenReason(StrEnum):
+    """Why a token has no row. The order is that of the wire, from 1."""
+
+    PREFIX_CACHE = "prefix_cache"
+    SAMPLING = "sampling"
+    TAP_DROPPED = "tap_dropped"
+    GRAPH_REPLAY = "graph_replay"
+    UNSUPPORTED = "unsupported"
+
+
+class Evidence(StrEnum):
+    """What has been shown about a signal; carried beside its value everywhere."""
+
+    UNVERIFIED = "unverified"
+    DECODABLE = "decodable"
+    USED = "used"
+    STALE = "stale"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which model, exactly. Digests are hex SHA-256; an empty string means "not known"."""
+
+    name: str
+    architecture: str
+    layers: int
+    width: int
+    weights_digest: str = ""
+    tokenizer_digest: str = ""
+    dtype: str = ""
+    quantisation: str = "none"
+    engine: str = ""
+    engine_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceParent:
+    """A valid W3C trace context: hex ids and the sampled flag."""
+
+    trace_id: str
+    span_id: str
+    sampled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The rows of one request in one step: rows ``start:stop`` of every tensor of the batch."""
+
+    request_id: RequestId
+    start: int
+    stop: int
+    positions: PositionArray  # [stop - start], strictly increasing
+    phase: Phase
+    session_id_hash: str = ""
+    tenant: str = ""
+    route: str = ""
+    language: str = ""
+    canary: bool = False
+    unseen: tuple[tuple[UnseenReason, int], ...] = ()
+    traceparent: TraceParent | None = None
+    prompt_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TapTensor:
+    """All rows of a batch at one tap point.
+
+    values: float32 [T, D] hidden states, or, if projected, [T, K + 1] readings with the squared norm last.
+    The array may be a read-only view of the message's bytes; it is dropped when the step ends.
+    """
+
+    tap_point: TapPoint
+    values: npt.NDArray[Any]
+    projected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """Everything captured in one forward pass of the engine, decoded and structurally sound."""
+
+    batch_id: BatchId
+    engine_id: EngineId
+    taken_ns: int
+    plan_generation: int
+    step: int
+    segments: tuple[Segment, ...]
+    tensors: tuple[TapTensor, ...]
+    finished: tuple[RequestId, ...] = ()
+    ignored_traceparents: int = 0
+
+    @property
+    def token_count(self) -> int:
+        return self.segments[-1].stop
+
+    @property
+    def row_count(self) -> int:
+        """Rows of all tap points: one row is one token at one tap point."""
+        return self.token_count * len(self.tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class TapLedgerCounts:
+    """What a tap knows of the batches it made: sent = ok + refused + unknown; dropped ones were never sent."""
+
+    sent: int = 0
+    ok: int = 0
+    refused: int = 0
+    unknown: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficReport:
+    """What an engine computed since it started, told by its scheduler. All counts only grow."""
+
+    engine_id: EngineId
+    step: int
+    tokens_computed: int
+    unseen: tuple[tuple[UnseenReason, int], ...]
+    requests: int
+    tap: TapLedgerCounts
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingPolicy:
+    """Which requests and tokens a tap captures; see the message of the same name in ingest.proto."""
+
+    request_fraction: float = 0.1
+    token_stride: int = 1
+    first_tokens: int = 0
+    last_tokens: int = 0
