@@ -1,0 +1,142 @@
+"""What a scrape, a status call or a span sees: immutable copies, taken in microseconds, rendered elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sidecar.ledger import LedgerCounts
+from sidecar.types import Evidence, ModelIdentity, TapLedgerCounts, TapPoint, TraceParent, UnseenReason
+
+CountArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One observation that can be looked up: its value and the trace that it came from."""
+
+    value: float
+    trace_id: str
+    span_id: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """A classic histogram: ``edges`` are upper bounds, ``counts`` (not cumulative) has one more entry for +Inf."""
+
+    edges: tuple[float, ...]
+    counts: CountArray  # [len(edges) + 1]
+    total: float  # sum of the observations
+    exemplars: tuple[Exemplar | None, ...] = ()  # empty, or one place per count
+
+
+@dataclass(frozen=True, slots=True)
+class SignalSnapshot:
+    """One probe: who it is, on what evidence, and everything counted since the start."""
+
+    name: str
+    version: str
+    digest: str
+    tap_point: TapPoint
+    aggregation: str
+    evidence: Evidence
+    stale_reason: str
+    threshold: float
+    target_fpr: float
+    certified: bool
+    readings: int  # tokens scored
+    scores: Histogram  # calibrated score of every token
+    requests: int  # requests whose score is final
+    request_scores: Histogram  # calibrated, aggregated score of every ended request
+    detections: int  # requests that crossed the threshold
+    detection_exemplar: Exemplar | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CoverageSnapshot:
+    """One tap point: what should have been seen, and what was. ``reason`` is empty unless blind."""
+
+    tap_point: TapPoint
+    expected: int
+    seen: int
+    blind: bool
+    reason: str
+    control_rows: int  # rows that the positive control read
+    control_in_range: int  # of those, rows whose reading lay where it must
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactSnapshot:
+    """One artifact of the folder as it stands: evidence is "refused" if it is not read."""
+
+    name: str
+    version: str
+    evidence: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that is exported, at one moment. All counts are since the start of the process."""
+
+    uptime_s: float
+    step_batches: LedgerCounts
+    rows: LedgerCounts
+    plan_generation: int
+    model: ModelIdentity | None
+    signals: tuple[SignalSnapshot, ...]
+    coverage: tuple[CoverageSnapshot, ...]
+    blind: bool  # any tap point blind, or an engine that proves nothing
+    unseen: Mapping[UnseenReason, int]
+    artifacts: tuple[ArtifactSnapshot, ...]
+    reloads: Mapping[str, int]  # "ok", "refused"
+    stages: Mapping[str, Histogram]  # seconds, by stage: decode, read, judge, account
+    budget_s: float
+    budget_use: Histogram  # share of the budget used by a step: 1.0 is all of it
+    engines: int
+    engines_refused: int
+    taps: TapLedgerCounts
+    requests_tracked: int
+    requests_evicted: int
+    dedup_evicted: int
+    traceparents_ignored: int
+    spans_queue_dropped: int
+    log_lines_suppressed: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignalScore:
+    """One signal's final score for one request."""
+
+    name: str
+    version: str
+    evidence: Evidence
+    score: float  # calibrated probability
+    threshold: float
+    flagged: bool
+    readings: int  # tokens that went into the score
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRequest:
+    """A request whose scores are final: what becomes its span."""
+
+    request_id: str
+    engine_id: str
+    traceparent: TraceParent | None
+    started_ns: int
+    ended_ns: int
+    tokens_seen: int
+    tokens_unseen: int
+    scores: tuple[SignalScore, ...]
+    ended_by: str  # "finished", "idle", "evicted", "shutdown"
+    route: str = ""
+    canary: bool = False
+
+    @property
+    def flagged(self) -> bool:
+        return any(score.flagged for score in self.scores)
