@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from sidecar.types import ModelIdentity
@@ -58,7 +59,7 @@ def identify(model: torch.nn.Module, tokenizer: Any = None, *, name: str = "") -
     quantisation = getattr(config, "quantization_config", None)
     dtype = next(model.parameters()).dtype
     return ModelIdentity(
-        name=name or str(getattr(config, "_name_or_path", "")) or type(model).__name__,
+        name=name or PurePath(str(getattr(config, "_name_or_path", ""))).name or type(model).__name__,
         architecture=type(model).__name__,
         layers=int(text_config.num_hidden_layers),
         width=int(text_config.hidden_size),
