@@ -28,7 +28,8 @@ def generate(out: Path) -> list[Path]:
     made = sorted((out / PACKAGE).glob("*_pb2.py*"))
     for path in made:  # protoc knows only the proto path; our package lives one level up
         text = path.read_text()
-        path.write_text(text.replace("from stethoscope.v1 import", "from protos.stethoscope.v1 import"))
+        text = text.replace("from stethoscope.v1 import", "from protos.stethoscope.v1 import")
+        path.write_text(text.replace(", _Mapping]", ", _Mapping[str, object]]"))  # strict typing wants the arguments
     return [path.relative_to(out) for path in made]
 
 

@@ -173,6 +173,8 @@ class Config(_Section):
     def _relations(self) -> Config:
         if self.limits.segments > self.limits.rows:
             raise ValueError("limits.segments must not exceed limits.rows: every segment has a row")
+        if self.limits.segments > self.limits.requests:
+            raise ValueError("limits.segments must not exceed limits.requests: the requests of one step are tracked at once")
         if self.coverage.window_s >= self.coverage.forget_s:
             raise ValueError("coverage.window_s must be below coverage.forget_s")
         return self
@@ -186,8 +188,8 @@ def load_config(
     """Merge the sources and validate. Raises ConfigError listing every problem; flags are dotted keys ("metrics.port")."""
     problems: list[str] = []
     tree = _read_yaml(path, problems) if path is not None else {}
-    for name, value in _env_keys(env if env is not None else os.environ):
-        _put(tree, name, yaml.safe_load(value) if value else value, problems)
+    for keys, text in _env_keys(env if env is not None else os.environ):
+        _put(tree, keys, yaml.safe_load(text) if text else text, problems)
     for name, value in (flags or {}).items():
         _put(tree, name.split("."), value, problems)
     try:

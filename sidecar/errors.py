@@ -32,6 +32,7 @@ class DropReason(StrEnum):
     DUPLICATE = "duplicate"
     SCORE_NON_FINITE = "score_non_finite"
     NO_PLAN = "no_plan"
+    NO_ROWS = "no_rows"
     SHUTTING_DOWN = "shutting_down"
     INTERNAL = "internal"
 
@@ -57,13 +58,25 @@ class ArtifactReason(StrEnum):
     """Why an artifact cannot be used."""
 
     UNSAFE_PATH = "unsafe_path"
+    NOT_REGULAR = "not_regular"
+    MISSING_FILE = "missing_file"
+    UNREADABLE = "unreadable"
+    TOO_LARGE = "too_large"
+    PICKLE = "pickle"
     NOT_SAFETENSORS = "not_safetensors"
     BAD_HEADER = "bad_header"
+    DUPLICATE_KEY = "duplicate_key"
+    UNKNOWN_TENSOR = "unknown_tensor"
+    OVERLAP = "overlap"
+    HOLE = "hole"
     BAD_MANIFEST = "bad_manifest"
     BAD_SHAPE = "bad_shape"
+    BAD_DTYPE = "bad_dtype"
+    NON_FINITE = "non_finite"
     BAD_WEIGHTS = "bad_weights"
     BAD_DIGEST = "bad_digest"
     DUPLICATE_NAME = "duplicate_name"
+    TOO_MANY = "too_many"
     OTHER_MODEL = "other_model"
 
 

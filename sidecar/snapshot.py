@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,22 @@ from sidecar.ledger import LedgerCounts
 from sidecar.types import Evidence, ModelIdentity, TapLedgerCounts, TapPoint, TraceParent, UnseenReason
 
 CountArray = npt.NDArray[np.int64]
+
+
+class Stage(StrEnum):
+    """Where the time of a step goes, in the order of the work. The only values of the label ``stage``."""
+
+    DECODE = "decode"
+    READ = "read"
+    JUDGE = "judge"
+    ACCOUNT = "account"
+
+
+class ReloadOutcome(StrEnum):
+    """How a look at a changed artifact folder ended."""
+
+    OK = "ok"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +111,7 @@ class Snapshot:
     blind: bool  # any tap point blind, or an engine that proves nothing
     unseen: Mapping[UnseenReason, int]
     artifacts: tuple[ArtifactSnapshot, ...]
-    reloads: Mapping[str, int]  # "ok", "refused"
-    stages: Mapping[str, Histogram]  # seconds, by stage: decode, read, judge, account
+    stages: Mapping[str, Histogram]  # seconds, by Stage
     budget_s: float
     budget_use: Histogram  # share of the budget used by a step: 1.0 is all of it
     engines: int
@@ -104,8 +121,15 @@ class Snapshot:
     requests_evicted: int
     dedup_evicted: int
     traceparents_ignored: int
-    spans_queue_dropped: int
-    log_lines_suppressed: int
+    # Below: counted by others than the pipeline, and filled in by the service.
+    reloads: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))  # by ReloadOutcome
+    log_lines_suppressed: int = 0
+    spans_queue_dropped: int = 0
+    spans_exported: int = 0  # accepted by the collector
+    spans_failed: int = 0  # refused by it, or it could not be reached
+    events_exported: int = 0  # gen_ai.evaluation.result events, counted like spans
+    events_failed: int = 0
+    http_requests: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))  # by HttpOutcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,15 +128,29 @@ class Segment:
     prompt_tokens: int = 0
 
 
+class ElementType(StrEnum):
+    """Element type of a tensor on the wire. The order is that of the wire, from 1."""
+
+    F32 = "f32"
+    F16 = "f16"
+    BF16 = "bf16"
+
+    @property
+    def storage(self) -> np.dtype[Any]:
+        """How numpy holds the little-endian bytes: bfloat16 has no type of its own there and stays uint16."""
+        return np.dtype({"f32": "<f4", "f16": "<f2", "bf16": "<u2"}[self.value])
+
+
 @dataclass(frozen=True, slots=True)
 class TapTensor:
     """All rows of a batch at one tap point.
 
-    values: float32 [T, D] hidden states, or, if projected, [T, K + 1] readings with the squared norm last.
-    The array may be a read-only view of the message's bytes; it is dropped when the step ends.
+    values: [T, D] hidden states, or, if projected, [T, K + 1] readings with the squared norm last, in ``dtype.storage``.
+    The array is a read-only view of the message's bytes; it is dropped when the step ends.
     """
 
     tap_point: TapPoint
+    dtype: ElementType
     values: npt.NDArray[Any]
     projected: bool = False
 

@@ -8,14 +8,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RegisterRequest(_message.Message):
-    __slots__ = ("engine_id", "model", "tap_points")
+    __slots__ = ("engine_id", "model", "tap_points", "traffic")
     ENGINE_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TAP_POINTS_FIELD_NUMBER: _ClassVar[int]
+    TRAFFIC_FIELD_NUMBER: _ClassVar[int]
     engine_id: str
     model: ModelIdentity
     tap_points: _containers.RepeatedCompositeFieldContainer[_ingest_pb2.TapPoint]
-    def __init__(self, engine_id: _Optional[str] = ..., model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., tap_points: _Optional[_Iterable[_Union[_ingest_pb2.TapPoint, _Mapping]]] = ...) -> None: ...
+    traffic: _ingest_pb2.TrafficReport
+    def __init__(self, engine_id: _Optional[str] = ..., model: _Optional[_Union[ModelIdentity, _Mapping[str, object]]] = ..., tap_points: _Optional[_Iterable[_Union[_ingest_pb2.TapPoint, _Mapping[str, object]]]] = ..., traffic: _Optional[_Union[_ingest_pb2.TrafficReport, _Mapping[str, object]]] = ...) -> None: ...
 
 class ModelIdentity(_message.Message):
     __slots__ = ("name", "architecture", "layers", "width", "weights_digest", "tokenizer_digest", "dtype", "quantisation", "engine", "engine_version")
@@ -47,7 +49,7 @@ class RegisterResponse(_message.Message):
     ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
     control: _ingest_pb2.Control
     artifacts: _containers.RepeatedCompositeFieldContainer[ArtifactState]
-    def __init__(self, control: _Optional[_Union[_ingest_pb2.Control, _Mapping]] = ..., artifacts: _Optional[_Iterable[_Union[ArtifactState, _Mapping]]] = ...) -> None: ...
+    def __init__(self, control: _Optional[_Union[_ingest_pb2.Control, _Mapping[str, object]]] = ..., artifacts: _Optional[_Iterable[_Union[ArtifactState, _Mapping[str, object]]]] = ...) -> None: ...
 
 class ArtifactState(_message.Message):
     __slots__ = ("name", "version", "evidence", "reason")
@@ -73,7 +75,7 @@ class FetchPlanResponse(_message.Message):
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     generation: int
     tensors: _containers.RepeatedCompositeFieldContainer[PlanTensor]
-    def __init__(self, generation: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[PlanTensor, _Mapping]]] = ...) -> None: ...
+    def __init__(self, generation: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[PlanTensor, _Mapping[str, object]]]] = ...) -> None: ...
 
 class PlanTensor(_message.Message):
     __slots__ = ("tap_point", "width", "columns", "directions")
@@ -85,7 +87,7 @@ class PlanTensor(_message.Message):
     width: int
     columns: _containers.RepeatedScalarFieldContainer[str]
     directions: bytes
-    def __init__(self, tap_point: _Optional[_Union[_ingest_pb2.TapPoint, _Mapping]] = ..., width: _Optional[int] = ..., columns: _Optional[_Iterable[str]] = ..., directions: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, tap_point: _Optional[_Union[_ingest_pb2.TapPoint, _Mapping[str, object]]] = ..., width: _Optional[int] = ..., columns: _Optional[_Iterable[str]] = ..., directions: _Optional[bytes] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ()
@@ -117,7 +119,7 @@ class GetStatusResponse(_message.Message):
     taps: _ingest_pb2.TapLedger
     spans_exported: int
     model: ModelIdentity
-    def __init__(self, version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., plan_generation: _Optional[int] = ..., step_batches: _Optional[_Union[LedgerState, _Mapping]] = ..., rows: _Optional[_Union[LedgerState, _Mapping]] = ..., coverage: _Optional[_Iterable[_Union[CoverageState, _Mapping]]] = ..., signals: _Optional[_Iterable[_Union[SignalState, _Mapping]]] = ..., artifacts: _Optional[_Iterable[_Union[ArtifactState, _Mapping]]] = ..., engines: _Optional[int] = ..., taps: _Optional[_Union[_ingest_pb2.TapLedger, _Mapping]] = ..., spans_exported: _Optional[int] = ..., model: _Optional[_Union[ModelIdentity, _Mapping]] = ...) -> None: ...
+    def __init__(self, version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., plan_generation: _Optional[int] = ..., step_batches: _Optional[_Union[LedgerState, _Mapping[str, object]]] = ..., rows: _Optional[_Union[LedgerState, _Mapping[str, object]]] = ..., coverage: _Optional[_Iterable[_Union[CoverageState, _Mapping[str, object]]]] = ..., signals: _Optional[_Iterable[_Union[SignalState, _Mapping[str, object]]]] = ..., artifacts: _Optional[_Iterable[_Union[ArtifactState, _Mapping[str, object]]]] = ..., engines: _Optional[int] = ..., taps: _Optional[_Union[_ingest_pb2.TapLedger, _Mapping[str, object]]] = ..., spans_exported: _Optional[int] = ..., model: _Optional[_Union[ModelIdentity, _Mapping[str, object]]] = ...) -> None: ...
 
 class LedgerState(_message.Message):
     __slots__ = ("received", "scored", "dropped", "rejected", "in_flight")

@@ -82,14 +82,16 @@ ACTION_BLOCK: Action
 ACTION_ESCALATE: Action
 
 class StreamRequest(_message.Message):
-    __slots__ = ("step_batch", "traffic", "goodbye")
+    __slots__ = ("step_batch", "traffic", "goodbye", "finished")
     STEP_BATCH_FIELD_NUMBER: _ClassVar[int]
     TRAFFIC_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
     step_batch: StepBatch
     traffic: TrafficReport
     goodbye: Goodbye
-    def __init__(self, step_batch: _Optional[_Union[StepBatch, _Mapping]] = ..., traffic: _Optional[_Union[TrafficReport, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+    finished: RequestsFinished
+    def __init__(self, step_batch: _Optional[_Union[StepBatch, _Mapping[str, object]]] = ..., traffic: _Optional[_Union[TrafficReport, _Mapping[str, object]]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping[str, object]]] = ..., finished: _Optional[_Union[RequestsFinished, _Mapping[str, object]]] = ...) -> None: ...
 
 class StreamResponse(_message.Message):
     __slots__ = ("result", "control")
@@ -97,7 +99,7 @@ class StreamResponse(_message.Message):
     CONTROL_FIELD_NUMBER: _ClassVar[int]
     result: StepResult
     control: Control
-    def __init__(self, result: _Optional[_Union[StepResult, _Mapping]] = ..., control: _Optional[_Union[Control, _Mapping]] = ...) -> None: ...
+    def __init__(self, result: _Optional[_Union[StepResult, _Mapping[str, object]]] = ..., control: _Optional[_Union[Control, _Mapping[str, object]]] = ...) -> None: ...
 
 class ObserveRequest(_message.Message):
     __slots__ = ("step_batch", "traffic")
@@ -105,13 +107,13 @@ class ObserveRequest(_message.Message):
     TRAFFIC_FIELD_NUMBER: _ClassVar[int]
     step_batch: StepBatch
     traffic: TrafficReport
-    def __init__(self, step_batch: _Optional[_Union[StepBatch, _Mapping]] = ..., traffic: _Optional[_Union[TrafficReport, _Mapping]] = ...) -> None: ...
+    def __init__(self, step_batch: _Optional[_Union[StepBatch, _Mapping[str, object]]] = ..., traffic: _Optional[_Union[TrafficReport, _Mapping[str, object]]] = ...) -> None: ...
 
 class ObserveResponse(_message.Message):
     __slots__ = ("result",)
     RESULT_FIELD_NUMBER: _ClassVar[int]
     result: StepResult
-    def __init__(self, result: _Optional[_Union[StepResult, _Mapping]] = ...) -> None: ...
+    def __init__(self, result: _Optional[_Union[StepResult, _Mapping[str, object]]] = ...) -> None: ...
 
 class StepBatch(_message.Message):
     __slots__ = ("batch_id", "engine_id", "taken_ns", "plan_generation", "step", "segments", "tensors", "finished_request_ids")
@@ -131,7 +133,7 @@ class StepBatch(_message.Message):
     segments: _containers.RepeatedCompositeFieldContainer[Segment]
     tensors: _containers.RepeatedCompositeFieldContainer[TapTensor]
     finished_request_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, batch_id: _Optional[str] = ..., engine_id: _Optional[str] = ..., taken_ns: _Optional[int] = ..., plan_generation: _Optional[int] = ..., step: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., tensors: _Optional[_Iterable[_Union[TapTensor, _Mapping]]] = ..., finished_request_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, batch_id: _Optional[str] = ..., engine_id: _Optional[str] = ..., taken_ns: _Optional[int] = ..., plan_generation: _Optional[int] = ..., step: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping[str, object]]]] = ..., tensors: _Optional[_Iterable[_Union[TapTensor, _Mapping[str, object]]]] = ..., finished_request_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Segment(_message.Message):
     __slots__ = ("request_id", "session_id_hash", "tenant", "route", "language", "canary", "positions", "phase", "unseen", "traceparent", "tracestate", "prompt_tokens")
@@ -159,7 +161,7 @@ class Segment(_message.Message):
     traceparent: str
     tracestate: str
     prompt_tokens: int
-    def __init__(self, request_id: _Optional[str] = ..., session_id_hash: _Optional[str] = ..., tenant: _Optional[str] = ..., route: _Optional[str] = ..., language: _Optional[str] = ..., canary: _Optional[bool] = ..., positions: _Optional[_Iterable[int]] = ..., phase: _Optional[_Union[Phase, str]] = ..., unseen: _Optional[_Iterable[_Union[Unseen, _Mapping]]] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., session_id_hash: _Optional[str] = ..., tenant: _Optional[str] = ..., route: _Optional[str] = ..., language: _Optional[str] = ..., canary: _Optional[bool] = ..., positions: _Optional[_Iterable[int]] = ..., phase: _Optional[_Union[Phase, str]] = ..., unseen: _Optional[_Iterable[_Union[Unseen, _Mapping[str, object]]]] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class Unseen(_message.Message):
     __slots__ = ("reason", "tokens")
@@ -183,7 +185,7 @@ class TapTensor(_message.Message):
     columns: int
     raw: bytes
     projected: bytes
-    def __init__(self, tap_point: _Optional[_Union[TapPoint, _Mapping]] = ..., dtype: _Optional[_Union[ElementType, str]] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ..., raw: _Optional[bytes] = ..., projected: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, tap_point: _Optional[_Union[TapPoint, _Mapping[str, object]]] = ..., dtype: _Optional[_Union[ElementType, str]] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ..., raw: _Optional[bytes] = ..., projected: _Optional[bytes] = ...) -> None: ...
 
 class TapPoint(_message.Message):
     __slots__ = ("layer", "site")
@@ -207,7 +209,7 @@ class TrafficReport(_message.Message):
     unseen: _containers.RepeatedCompositeFieldContainer[Unseen]
     requests: int
     tap: TapLedger
-    def __init__(self, engine_id: _Optional[str] = ..., step: _Optional[int] = ..., tokens_computed: _Optional[int] = ..., unseen: _Optional[_Iterable[_Union[Unseen, _Mapping]]] = ..., requests: _Optional[int] = ..., tap: _Optional[_Union[TapLedger, _Mapping]] = ...) -> None: ...
+    def __init__(self, engine_id: _Optional[str] = ..., step: _Optional[int] = ..., tokens_computed: _Optional[int] = ..., unseen: _Optional[_Iterable[_Union[Unseen, _Mapping[str, object]]]] = ..., requests: _Optional[int] = ..., tap: _Optional[_Union[TapLedger, _Mapping[str, object]]] = ...) -> None: ...
 
 class TapLedger(_message.Message):
     __slots__ = ("sent", "ok", "refused", "unknown", "dropped")
@@ -222,6 +224,14 @@ class TapLedger(_message.Message):
     unknown: int
     dropped: int
     def __init__(self, sent: _Optional[int] = ..., ok: _Optional[int] = ..., refused: _Optional[int] = ..., unknown: _Optional[int] = ..., dropped: _Optional[int] = ...) -> None: ...
+
+class RequestsFinished(_message.Message):
+    __slots__ = ("engine_id", "request_ids")
+    ENGINE_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
+    engine_id: str
+    request_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, engine_id: _Optional[str] = ..., request_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Goodbye(_message.Message):
     __slots__ = ("engine_id",)
@@ -243,7 +253,7 @@ class StepResult(_message.Message):
     field: str
     plan_generation: int
     verdicts: _containers.RepeatedCompositeFieldContainer[Verdict]
-    def __init__(self, batch_id: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., reason: _Optional[str] = ..., field: _Optional[str] = ..., plan_generation: _Optional[int] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ...) -> None: ...
+    def __init__(self, batch_id: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., reason: _Optional[str] = ..., field: _Optional[str] = ..., plan_generation: _Optional[int] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping[str, object]]]] = ...) -> None: ...
 
 class Verdict(_message.Message):
     __slots__ = ("request_id", "action", "signals")
@@ -253,7 +263,7 @@ class Verdict(_message.Message):
     request_id: str
     action: Action
     signals: _containers.RepeatedCompositeFieldContainer[SignalReading]
-    def __init__(self, request_id: _Optional[str] = ..., action: _Optional[_Union[Action, str]] = ..., signals: _Optional[_Iterable[_Union[SignalReading, _Mapping]]] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., action: _Optional[_Union[Action, str]] = ..., signals: _Optional[_Iterable[_Union[SignalReading, _Mapping[str, object]]]] = ...) -> None: ...
 
 class SignalReading(_message.Message):
     __slots__ = ("name", "score", "threshold")
@@ -273,7 +283,7 @@ class Control(_message.Message):
     plan_generation: int
     sampling: SamplingPolicy
     tap_points: _containers.RepeatedCompositeFieldContainer[TapPoint]
-    def __init__(self, plan_generation: _Optional[int] = ..., sampling: _Optional[_Union[SamplingPolicy, _Mapping]] = ..., tap_points: _Optional[_Iterable[_Union[TapPoint, _Mapping]]] = ...) -> None: ...
+    def __init__(self, plan_generation: _Optional[int] = ..., sampling: _Optional[_Union[SamplingPolicy, _Mapping[str, object]]] = ..., tap_points: _Optional[_Iterable[_Union[TapPoint, _Mapping[str, object]]]] = ...) -> None: ...
 
 class SamplingPolicy(_message.Message):
     __slots__ = ("request_fraction", "token_stride", "first_tokens", "last_tokens")

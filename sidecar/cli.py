@@ -1,0 +1,188 @@
+"""The command ``sidecar``: serve, check, status, demo, config schema. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from protos.stethoscope.v1 import control_pb2
+    from sidecar.config import Config
+
+EX_CONFIG = 78  # sysexits.h: the configuration is wrong
+EX_UNAVAILABLE = 69  # no sidecar answers
+
+_FLAGS = {  # flag -> setting, help
+    "--address": ("listen.address", "where taps connect: unix:/PATH, or HOST:PORT on loopback"),
+    "--artifacts": ("artifacts.folder", "folder with one sub-folder per artifact"),
+    "--metrics-port": ("metrics.port", "port of /metrics on 127.0.0.1; 0 lets the system choose"),
+    "--log-level": ("log.level", "DEBUG, INFO, WARNING or ERROR"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sidecar", description="Listen to a language model while it works: live probes as metrics and traces."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="receive hidden states and export signals")
+    check = commands.add_parser("check", help="check configuration and artifacts, serve nothing")
+    for command in (serve, check):
+        command.add_argument("--config", type=Path, metavar="FILE", help="YAML file")
+        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, for example metrics.port=9500")
+        for flag, (setting, text) in _FLAGS.items():
+            command.add_argument(flag, dest=setting, metavar="VALUE", help=text)
+    serve.add_argument("--traces", dest="traces.enabled", action="store_const", const=True, help="export spans by OTLP (OTEL_* variables)")
+    serve.set_defaults(run=_serve)
+    check.set_defaults(run=_check)
+    status = commands.add_parser("status", help="ask a running sidecar how it is")
+    status.add_argument("--address", help="as given to serve; default: this user's own socket")
+    status.add_argument("--json", action="store_true", help="machine-readable")
+    status.set_defaults(run=_status)
+    demo = commands.add_parser("demo", help="a real model, a real server, live signals")
+    demo.add_argument("--seconds", type=float, metavar="N", help="end after so long; default: until Ctrl-C")
+    demo.add_argument("--summary", type=Path, metavar="FILE", help="write a JSON summary at the end")
+    demo.set_defaults(run=_demo)
+    config = commands.add_parser("config", help="about the configuration")
+    config.add_argument("what", choices=["schema", "defaults"], help="JSON schema, or every setting with its default")
+    config.set_defaults(run=_config)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return the exit status: 0 well, 78 wrong configuration, 69 no sidecar there."""
+    args = build_parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = args.run
+    return run(args)
+
+
+def _load(args: argparse.Namespace) -> Config | None:
+    """None, with every problem on stderr, if the configuration cannot be used."""
+    import yaml
+
+    from sidecar.config import load_config
+    from sidecar.errors import ConfigError
+
+    flags: dict[str, Any] = {name: value for name, value in vars(args).items() if "." in name and value is not None}
+    try:
+        for pair in args.set:
+            key, equals, value = pair.partition("=")
+            if not equals:
+                raise ConfigError([f"--set {pair}: want KEY=VALUE"])
+            flags[key] = yaml.safe_load(value)
+        return load_config(args.config, flags=flags)
+    except ConfigError as error:
+        _complain(error.problems)
+        return None
+
+
+def _complain(problems: Sequence[str]) -> None:
+    for problem in problems:
+        print(f"sidecar: {problem}", file=sys.stderr)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    config = _load(args)
+    if config is None:
+        return EX_CONFIG
+    from sidecar.errors import ArtifactError, ConfigError
+    from sidecar.run import run_until_signal
+    from sidecar.service import Sidecar
+
+    try:
+        return run_until_signal(Sidecar(config))
+    except ConfigError as error:
+        _complain(error.problems)
+    except ArtifactError as error:
+        _complain([f"artifacts: {error}"])
+    return EX_CONFIG
+
+
+def _check(args: argparse.Namespace) -> int:
+    config = _load(args)
+    if config is None:
+        return EX_CONFIG
+    from sidecar.errors import ArtifactError
+    from sidecar.service import load_artifacts
+
+    try:
+        found = load_artifacts(config)
+    except ArtifactError as error:
+        _complain([f"artifacts: {error}"])
+        return EX_CONFIG
+    for one in found:
+        about = one.manifest
+        print(f"{about.name} {about.version}  {about.tap_point}  {about.evidence.value}  made on {about.model.name}")
+    print(f"configuration is sound; {len(found)} artifacts; taps connect to {config.listen.address}")
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    import grpc
+
+    from protos.stethoscope.v1 import control_pb2
+    from sidecar.config import default_socket
+
+    address = args.address or default_socket()
+    with grpc.insecure_channel(address) as channel:
+        call = channel.unary_unary("/stethoscope.v1.ControlService/GetStatus")
+        try:
+            raw = call(control_pb2.GetStatusRequest().SerializeToString(), timeout=5.0)
+        except grpc.RpcError as error:
+            print(f"sidecar: no answer at {address}: {error.code().name}", file=sys.stderr)
+            return EX_UNAVAILABLE
+    now = control_pb2.GetStatusResponse.FromString(raw)
+    if args.json:
+        from google.protobuf.json_format import MessageToDict
+
+        print(json.dumps(MessageToDict(now, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)))
+    else:
+        print("\n".join(_in_words(now)))
+    return 0
+
+
+def _in_words(now: control_pb2.GetStatusResponse) -> list[str]:
+    model = now.model.name if now.HasField("model") else "none yet"
+    lines = [
+        f"stethoscope {now.version}, up {now.uptime_s:.0f} s, model {model}, {now.engines} engines, plan {now.plan_generation}",
+        f"{'':14}{'received':>10}{'scored':>10}{'dropped':>10}{'rejected':>10}{'in flight':>10}",
+    ]
+    for name, one in (("step batches", now.step_batches), ("rows", now.rows)):
+        lines.append(f"{name:14}{one.received:10}{one.scored:10}{one.dropped:10}{one.rejected:10}{one.in_flight:10}")
+    for tap in now.coverage:
+        lines.append(f"{tap.tap_point}: seen {tap.seen} of {tap.expected} tokens" + (f", BLIND: {tap.reason}" if tap.blind else ""))
+    for signal in now.signals:
+        lines.append(
+            f"{signal.name}: mean {signal.mean:.3f} over {signal.readings} tokens, {signal.detections} detections, {signal.evidence}"
+        )
+    lines.extend(f"{one.name} {one.version}: {one.evidence}: {one.reason}" for one in now.artifacts if one.reason)
+    return lines
+
+
+def _demo(args: argparse.Namespace) -> int:
+    try:
+        from sidecar.demo.run import run_demo
+    except ModuleNotFoundError as missing:
+        print(f"sidecar: the demo needs the [demo] extra: {missing.name} is not installed", file=sys.stderr)
+        return EX_CONFIG
+    return run_demo(seconds=args.seconds, summary=args.summary)
+
+
+def _config(args: argparse.Namespace) -> int:
+    import yaml
+
+    from sidecar.config import Config
+
+    if args.what == "schema":
+        print(json.dumps(Config.model_json_schema(), indent=2))
+    else:
+        print(yaml.safe_dump(Config().model_dump(mode="json"), sort_keys=False), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,125 @@
+"""The sidecar's nouns as wire messages."""
+
+from __future__ import annotations
+
+from protos.stethoscope.v1 import control_pb2, ingest_pb2
+from sidecar.errors import DropReason
+from sidecar.ledger import LedgerCounts
+from sidecar.pipeline import Result
+from sidecar.reading.plan import Plan
+from sidecar.snapshot import ArtifactSnapshot, Snapshot
+from sidecar.types import ModelIdentity, SamplingPolicy, Site, TapPoint
+
+_SITES = dict(zip(Site, (ingest_pb2.SITE_RESID_POST, ingest_pb2.SITE_ATTN_HEADS, ingest_pb2.SITE_MLP_OUT), strict=True))
+
+
+def tap_point(where: TapPoint) -> ingest_pb2.TapPoint:
+    return ingest_pb2.TapPoint(layer=where.layer, site=_SITES[where.site])
+
+
+def control(plan: Plan | None, sampling: SamplingPolicy) -> ingest_pb2.Control:
+    return ingest_pb2.Control(
+        plan_generation=0 if plan is None else plan.generation,
+        sampling=ingest_pb2.SamplingPolicy(
+            request_fraction=sampling.request_fraction,
+            token_stride=sampling.token_stride,
+            first_tokens=sampling.first_tokens,
+            last_tokens=sampling.last_tokens,
+        ),
+        tap_points=[] if plan is None else [tap_point(where) for where in plan.taps],
+    )
+
+
+def result(made: Result) -> ingest_pb2.StepResult:
+    outcome = ingest_pb2.OUTCOME_SCORED
+    if not made.scored:
+        outcome = ingest_pb2.OUTCOME_DROPPED if isinstance(made.reason, DropReason) else ingest_pb2.OUTCOME_REJECTED
+    wire = ingest_pb2.StepResult(
+        batch_id=made.batch_id,
+        outcome=outcome,
+        reason="" if made.reason is None else made.reason.value,
+        field=made.field,
+        plan_generation=made.plan_generation,
+    )
+    for verdict in made.verdicts:
+        wire.verdicts.add(
+            request_id=verdict.request_id,
+            action=ingest_pb2.ACTION_FLAG,
+            signals=[
+                ingest_pb2.SignalReading(name=one.name, score=one.score, threshold=one.threshold)
+                for one in verdict.signals
+            ],
+        )
+    return wire
+
+
+def plan(current: Plan | None, known_generation: int) -> control_pb2.FetchPlanResponse:
+    if current is None:
+        return control_pb2.FetchPlanResponse()
+    wire = control_pb2.FetchPlanResponse(generation=current.generation)
+    if current.generation == known_generation:
+        return wire
+    for where, tap in current.taps.items():
+        wire.tensors.add(
+            tap_point=tap_point(where),
+            width=tap.directions.shape[0],
+            columns=tap.columns,
+            directions=tap.directions.astype("<f4").tobytes(),
+        )
+    return wire
+
+
+def artifact(state: ArtifactSnapshot) -> control_pb2.ArtifactState:
+    return control_pb2.ArtifactState(
+        name=state.name, version=state.version, evidence=state.evidence, reason=state.reason
+    )
+
+
+def _ledger(counts: LedgerCounts) -> control_pb2.LedgerState:
+    return control_pb2.LedgerState(
+        received=counts.received,
+        scored=counts.scored,
+        dropped=sum(counts.dropped.values()),
+        rejected=sum(counts.rejected.values()),
+        in_flight=counts.in_flight,
+    )
+
+
+def _model(identity: ModelIdentity) -> control_pb2.ModelIdentity:
+    return control_pb2.ModelIdentity(
+        **{name: getattr(identity, name) for name in control_pb2.ModelIdentity.DESCRIPTOR.fields_by_name}
+    )
+
+
+def status(now: Snapshot, version: str) -> control_pb2.GetStatusResponse:
+    taps = now.taps
+    return control_pb2.GetStatusResponse(
+        version=version,
+        uptime_s=now.uptime_s,
+        plan_generation=now.plan_generation,
+        step_batches=_ledger(now.step_batches),
+        rows=_ledger(now.rows),
+        coverage=[
+            control_pb2.CoverageState(
+                tap_point=one.tap_point.name, expected=one.expected, seen=one.seen, blind=one.blind, reason=one.reason
+            )
+            for one in now.coverage
+        ],
+        signals=[
+            control_pb2.SignalState(
+                name=one.name,
+                readings=one.readings,
+                mean=one.scores.total / one.readings if one.readings else 0.0,
+                detections=one.detections,
+                evidence=one.evidence.value,
+            )
+            for one in now.signals
+        ],
+        artifacts=[artifact(one) for one in now.artifacts],
+        engines=now.engines,
+        taps=ingest_pb2.TapLedger(
+            sent=taps.sent, ok=taps.ok, refused=taps.refused, unknown=taps.unknown, dropped=taps.dropped
+        ),
+        spans_exported=now.spans_exported,
+        model=None if now.model is None else _model(now.model),
+    )

@@ -1,0 +1,237 @@
+"""Readings to verdicts: update the running scores, calibrate, compare. What can wait until after the reply is accounted apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from probes.manifest import TokenSpan
+from sidecar.clock import Clock
+from sidecar.config import Limits
+from sidecar.judge.aggregate import Aggregates, DoubleArray, Grouped
+from sidecar.judge.requests import Key, RequestTable, Tracked
+from sidecar.judge.tally import SCORE_EDGES, TallyBank
+from sidecar.reading.plan import Plan
+from sidecar.reading.read import Readings
+from sidecar.snapshot import EndedRequest, Exemplar, SignalScore, SignalSnapshot
+from sidecar.types import BoolArray, EngineId, Evidence, Phase, RequestId, StepBatch, TraceParent
+
+
+@dataclass(frozen=True, slots=True)
+class FlaggedSignal:
+    """One signal over its threshold."""
+
+    name: str
+    score: float
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A request with at least one flagged signal. A signal with stale evidence never flags."""
+
+    request_id: RequestId
+    signals: tuple[FlaggedSignal, ...]
+
+
+def sigmoid(z: DoubleArray) -> DoubleArray:
+    """1 / (1 + exp(-z)), without overflow for any finite z."""
+    return 0.5 * (1.0 + np.tanh(0.5 * z))
+
+
+class Judge:
+    """Running scores and their statistics for one plan. Owned by the pipeline's lock."""
+
+    def __init__(self, plan: Plan, limits: Limits, clock: Clock, ended: Callable[[EndedRequest], None]) -> None:
+        signals = plan.signals
+        self._plan = plan
+        self._limits = limits
+        self._clock = clock
+        self._ended = ended
+        self.requests = RequestTable(limits.requests)
+        self.evicted = 0
+        self._aggregates = Aggregates(signals, limits.requests)
+        self._scale = np.array([signal.scale for signal in signals])
+        self._offset = np.array([signal.offset for signal in signals])
+        self._threshold = np.array([signal.threshold for signal in signals])
+        self._may_flag = np.array([signal.evidence is not Evidence.STALE for signal in signals], dtype=np.bool_)
+        self._prompt_only = np.array([signal.span is TokenSpan.PROMPT for signal in signals], dtype=np.bool_)
+        self._token_scores = TallyBank(SCORE_EDGES, len(signals))
+        self._request_scores = TallyBank(SCORE_EDGES, len(signals))
+        self._detections = [0] * len(signals)
+        self._detection_exemplars: list[Exemplar | None] = [None] * len(signals)
+
+    def succeed(self, before: Judge) -> None:
+        """Go on where the judge of the plan before stopped: requests, counts by signal name, running scores of signals that
+        are unchanged."""
+        self.requests, self.evicted = before.requests, before.evicted
+        then = {signal.name: i for i, signal in enumerate(before._plan.signals)}
+        named = [(then[signal.name], i) for i, signal in enumerate(self._plan.signals) if signal.name in then]
+        for old, new in named:
+            self._token_scores.take(new, before._token_scores, old)
+            self._request_scores.take(new, before._request_scores, old)
+            self._detections[new] = before._detections[old]
+            self._detection_exemplars[new] = before._detection_exemplars[old]
+        same = {old: new for old, new in named if before._plan.signals[old].digest == self._plan.signals[new].digest}
+        self._aggregates.move(before._aggregates, list(same.items()))
+        self.requests.renumber(same)
+
+    # the hot half: before the reply
+
+    def judge(self, readings: Readings, batch: StepBatch) -> tuple[Verdict, ...]:
+        """Update every request of the step and say which are over a threshold."""
+        now_s, now_ns = self._clock.monotonic_s(), self._clock.unix_ns()
+        tracked = []
+        for segment in batch.segments:
+            request, evicted = self.requests.touch((batch.engine_id, segment.request_id), segment, now_s, now_ns)
+            if evicted is not None:
+                self.evicted += 1
+                self._finish(evicted, "evicted")
+            tracked.append(request)
+        slots = np.array([request.slot for request in tracked], dtype=np.intp)
+        starts = np.array([segment.start for segment in batch.segments], dtype=np.intp)
+        self._aggregates.update(Grouped(readings.values, readings.valid, starts, slots))
+        scores = sigmoid(self._aggregates.scores[slots] * self._scale + self._offset)  # [G, S]
+        counted = self._aggregates.counts[slots] > 0
+        over = ~(scores <= self._threshold) & counted & self._may_flag & self._ready(batch)
+        return tuple(self._verdict(tracked[group], over[group], scores[group]) for group in np.flatnonzero(over.any(axis=1)))
+
+    def _ready(self, batch: StepBatch) -> BoolArray:
+        """[G, S]: a signal of the prompt is judged when the prompt is complete, not on its first chunk."""
+        complete = np.array(
+            [
+                segment.phase is not Phase.PREFILL
+                or segment.prompt_tokens == 0
+                or int(segment.positions[-1]) + 1 >= segment.prompt_tokens
+                for segment in batch.segments
+            ],
+            dtype=np.bool_,
+        )
+        return complete[:, None] | ~self._prompt_only
+
+    def _verdict(self, request: Tracked, over: BoolArray, scores: DoubleArray) -> Verdict:
+        flagged = []
+        for index in np.flatnonzero(over).tolist():
+            signal, score = self._plan.signals[index], float(scores[index])
+            flagged.append(FlaggedSignal(signal.name, score, signal.threshold))
+            if index not in request.flagged:
+                request.flagged.add(index)
+                if not request.canary:
+                    self._detections[index] += 1
+                    self._detection_exemplars[index] = self._exemplar(score, request.traceparent)
+        return Verdict(request.key[1], tuple(flagged))
+
+    # the other half: after the reply
+
+    def account(self, readings: Readings, batch: StepBatch) -> None:
+        """Count the step's readings into the histograms. Canaries are not traffic and are left out."""
+        valid = readings.valid
+        if any(segment.canary for segment in batch.segments):
+            valid = valid.copy()
+            for segment in batch.segments:
+                if segment.canary:
+                    valid[segment.start : segment.stop] = False
+        rows, signals = np.nonzero(valid)
+        if not rows.size:
+            return
+        scores = sigmoid(readings.values[rows, signals] * self._scale[signals] + self._offset[signals])
+        self._token_scores.add(signals, scores)
+        self._show_highest(rows, signals, scores, batch)
+
+    def _show_highest(self, rows: np.ndarray, signals: np.ndarray, scores: DoubleArray, batch: StepBatch) -> None:
+        """The step's highest score of each signal becomes an exemplar, if its request has a trace."""
+        order = np.argsort(scores, kind="stable")
+        starts = [segment.start for segment in batch.segments]
+        highest = dict(zip(signals[order].tolist(), order.tolist(), strict=True))  # the last one of each signal wins
+        for signal, at in highest.items():
+            segment = batch.segments[int(np.searchsorted(starts, rows[at], side="right")) - 1]
+            exemplar = self._exemplar(float(scores[at]), segment.traceparent)
+            if exemplar is not None:
+                self._token_scores.show(signal, exemplar)
+
+    def _exemplar(self, value: float, parent: TraceParent | None) -> Exemplar | None:
+        if parent is None:
+            return None
+        return Exemplar(value, parent.trace_id, parent.span_id, self._clock.unix_ns() / 1e9)
+
+    # requests that end
+
+    def finish(self, engine: EngineId, requests: tuple[RequestId, ...]) -> None:
+        for request_id in requests:
+            self._end((engine, request_id), "finished")
+
+    def sweep(self) -> None:
+        """End requests that were idle for too long."""
+        for key in self.requests.idle_since(self._clock.monotonic_s() - self._limits.request_idle_s):
+            self._end(key, "idle")
+
+    def end_all(self) -> None:
+        for key in self.requests.keys():
+            self._end(key, "shutdown")
+
+    def _end(self, key: Key, why: str) -> None:
+        request = self.requests.end(key)
+        if request is not None:
+            self._finish(request, why)
+
+    def _finish(self, request: Tracked, why: str) -> None:
+        counts = self._aggregates.counts[request.slot].copy()
+        scores = sigmoid(self._aggregates.scores[request.slot] * self._scale + self._offset)
+        self._aggregates.reset(request.slot)
+        read = np.flatnonzero(counts)
+        if not request.canary:
+            self._request_scores.add(read, scores[read])
+        final = []
+        for index in read.tolist():
+            signal, score = self._plan.signals[index], float(scores[index])
+            flagged = index in request.flagged
+            final.append(
+                SignalScore(
+                    signal.name, signal.version, signal.evidence, score, signal.threshold, flagged, int(counts[index])
+                )
+            )
+            exemplar = self._exemplar(score, request.traceparent)
+            if exemplar is not None and not request.canary:
+                self._request_scores.show(index, exemplar)
+        self._ended(
+            EndedRequest(
+                request.key[1],
+                request.key[0],
+                request.traceparent,
+                request.started_ns,
+                self._clock.unix_ns(),
+                request.tokens_seen,
+                request.tokens_unseen,
+                tuple(final),
+                why,
+                request.route,
+                request.canary,
+            )
+        )
+
+    def snapshot(self) -> tuple[SignalSnapshot, ...]:
+        return tuple(self._signal(index) for index in range(len(self._plan.signals)))
+
+    def _signal(self, index: int) -> SignalSnapshot:
+        signal = self._plan.signals[index]
+        scores, requests = self._token_scores.snapshot(index), self._request_scores.snapshot(index)
+        return SignalSnapshot(
+            signal.name,
+            signal.version,
+            signal.digest,
+            signal.tap_point,
+            signal.aggregation.value,
+            signal.evidence,
+            signal.stale_reason,
+            signal.threshold,
+            signal.target_fpr,
+            signal.certified,
+            int(scores.counts.sum()),
+            scores,
+            int(requests.counts.sum()),
+            requests,
+            self._detections[index],
+            self._detection_exemplars[index],
+        )

@@ -1,0 +1,61 @@
+"""Log lines are an event name and fields, one JSON object a line, for changes of state; at most so many a second per event."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable
+from enum import IntEnum
+
+from sidecar.clock import Clock
+
+_Field = str | int | float | bool | None
+
+
+class Level(IntEnum):
+    DEBUG = 10
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
+
+
+def _to_stderr(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+class Log:
+    """Rate-limited by event name: what is over the limit is counted and told with the next line that passes.
+
+    Fields are ours: no rows, prompts, tokens or paths. JSON escapes whatever else could break a line.
+    """
+
+    def __init__(
+        self, clock: Clock, level: Level = Level.INFO, lines_per_s: int = 10, write: Callable[[str], None] = _to_stderr
+    ) -> None:
+        self._clock = clock
+        self._level = level
+        self._limit = lines_per_s
+        self._write = write
+        self._lock = threading.Lock()
+        self._windows: dict[str, tuple[int, int, int]] = {}  # event -> (second, lines in it, suppressed since the last)
+        self.suppressed = 0
+
+    def event(self, level: Level, name: str, **fields: _Field) -> None:
+        """``name`` is a literal of ours, so the number of names is bounded."""
+        if level < self._level:
+            return
+        with self._lock:
+            second = int(self._clock.monotonic_s())
+            at, lines, held = self._windows.get(name, (second, 0, 0))
+            lines = lines if at == second else 0
+            if lines >= self._limit:
+                self._windows[name] = (second, lines, held + 1)
+                self.suppressed += 1
+                return
+            self._windows[name] = (second, lines + 1, 0)
+        line: dict[str, _Field] = {"ts": self._clock.unix_ns() / 1e9, "level": level.name.lower(), "event": name}
+        if held:
+            line["suppressed"] = held
+        self._write(json.dumps({**line, **fields}))

@@ -1,0 +1,245 @@
+"""Proof that silence is not health: expected against seen, per tap point, and a control that must read right.
+
+*Expected* comes from the engines' traffic reports (their scheduler's counts), *seen* from rows that arrived. A report comes
+after the batches that it speaks of, so seen is at least expected whenever one arrives; rows may run ahead of their report.
+Missing tokens are the running maximum of expected - seen: it only grows when tokens are truly lost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from sidecar.clock import Clock
+from sidecar.config import Coverage as CoverageConfig
+from sidecar.reading.plan import Plan
+from sidecar.reading.read import TapRead
+from sidecar.snapshot import CoverageSnapshot
+from sidecar.types import EngineId, TapLedgerCounts, TapPoint, TrafficReport, UnseenReason
+
+_SAMPLE_S = 0.2  # finer than the lag by far, and few enough to keep
+_MIN_CONTROL_ROWS = 20  # below, one odd token could turn a tap point blind
+
+
+@dataclass(slots=True)
+class _Engine:
+    """One engine: its last report, and whether it is still there."""
+
+    registered_s: float
+    streams: int = 0
+    lost_s: float | None = None
+    reported_s: float | None = None
+    active_s: float | None = None
+    last: TrafficReport | None = None
+
+
+@dataclass(slots=True)
+class _Sample:
+    """The counts of one moment; the first one is that of a tap point's beginning."""
+
+    at_s: float = -math.inf
+    expected: int = 0
+    missing: int = 0
+    dropped: int = 0
+    control_rows: int = 0
+    control_in_range: int = 0
+
+
+@dataclass(slots=True)
+class _Tap:
+    """Counts of one tap point since it came into the plan."""
+
+    has_control: bool
+    expected: int = 0
+    seen: int = 0
+    missing: int = 0
+    control_rows: int = 0
+    control_in_range: int = 0
+    parted: str = ""  # why expected and seen have parted; kept while no traffic could show otherwise
+    samples: deque[_Sample] = field(default_factory=lambda: deque([_Sample()]))
+
+
+class Coverage:
+    """Counts and judges what was seen. Owned by the pipeline's lock."""
+
+    def __init__(self, config: CoverageConfig, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._engines: dict[EngineId, _Engine] = {}
+        self._taps: dict[TapPoint, _Tap] = {}
+        self.unseen = dict.fromkeys(UnseenReason, 0)
+
+    def bind(self, plan: Plan) -> None:
+        """Follow the plan's tap points: new ones start at zero, others go on."""
+        self._taps = {
+            where: self._taps.get(where) or _Tap(has_control=True) for where in plan.taps
+        }
+        for where, tap in self._taps.items():
+            tap.has_control = plan.taps[where].control is not None
+
+    # engines
+
+    def register(self, report: TrafficReport) -> None:
+        """An engine is there; ``report`` is what it had computed before.
+
+        An engine that we know and whose counts went on is held to its last report: what it computed while it was away from
+        us is expected. Otherwise one of the two has started anew, and the count starts here.
+        """
+        known = self._engines.get(report.engine_id)
+        went_on = known is not None and known.last is not None and known.last.tokens_computed <= report.tokens_computed
+        self._engines[report.engine_id] = _Engine(
+            self._clock.monotonic_s(),
+            streams=0 if known is None else known.streams,
+            last=known.last if known is not None and went_on else report,
+        )
+
+    def knows(self, engine: EngineId) -> bool:
+        return engine in self._engines
+
+    @property
+    def engine_count(self) -> int:
+        return len(self._engines)
+
+    @property
+    def connected(self) -> int:
+        return sum(engine.streams > 0 for engine in self._engines.values())
+
+    def stream_opened(self, engine: EngineId) -> None:
+        if engine in self._engines:
+            self._engines[engine].streams += 1
+            self._engines[engine].lost_s = None
+
+    def stream_closed(self, engine: EngineId) -> None:
+        known = self._engines.get(engine)
+        if known is not None:
+            known.streams = max(0, known.streams - 1)
+            if known.streams == 0:
+                known.lost_s = self._clock.monotonic_s()
+
+    def goodbye(self, engine: EngineId) -> None:
+        self._engines.pop(engine, None)
+
+    # counts
+
+    def report(self, report: TrafficReport) -> None:
+        """Book what an engine computed since its last report; a count that shrank means that the engine started anew."""
+        engine = self._engines[report.engine_id]
+        now = self._clock.monotonic_s()
+        engine.reported_s = now
+        before = engine.last
+        if before is not None and before.tokens_computed > report.tokens_computed:
+            before = None
+        engine.last = report
+        unseen = _grown(dict(report.unseen), {} if before is None else dict(before.unseen))
+        for reason, tokens in unseen.items():
+            self.unseen[reason] += tokens
+        computed = report.tokens_computed - (0 if before is None else before.tokens_computed)
+        expected = max(0, computed - unseen.get(UnseenReason.SAMPLING, 0))
+        for tap in self._taps.values():
+            tap.expected += expected
+        self.sample()
+
+    def saw(self, engine: EngineId, reads: Iterable[TapRead]) -> None:
+        """Book rows that arrived."""
+        known = self._engines.get(engine)
+        if known is not None:
+            known.active_s = self._clock.monotonic_s()
+        for one in reads:
+            tap = self._taps.get(one.tap_point)
+            if tap is not None:
+                tap.seen += one.rows
+                tap.control_rows += one.control_rows
+                tap.control_in_range += one.control_in_range
+
+    def taps_ledger(self) -> TapLedgerCounts:
+        """What the connected taps last said of the batches they made, added up."""
+        ledgers = [engine.last.tap for engine in self._engines.values() if engine.last is not None]
+        return TapLedgerCounts(
+            sum(one.sent for one in ledgers),
+            sum(one.ok for one in ledgers),
+            sum(one.refused for one in ledgers),
+            sum(one.unknown for one in ledgers),
+            sum(one.dropped for one in ledgers),
+        )
+
+    # judgement
+
+    def sample(self) -> None:
+        """Remember the counts of this moment, at most five times a second, and judge every tap point by its window."""
+        now = self._clock.monotonic_s()
+        self._forget(now)
+        dropped = self.unseen[UnseenReason.TAP_DROPPED]
+        for tap in self._taps.values():
+            if now - tap.samples[-1].at_s < _SAMPLE_S:
+                continue
+            tap.missing = max(tap.missing, tap.expected - tap.seen)
+            tap.samples.append(
+                _Sample(now, tap.expected, tap.missing, dropped, tap.control_rows, tap.control_in_range)
+            )
+            while len(tap.samples) > 1 and tap.samples[1].at_s <= now - self._config.window_s:
+                tap.samples.popleft()
+            self._judge(tap)
+
+    def _judge(self, tap: _Tap) -> None:
+        newest, base = tap.samples[-1], tap.samples[0]
+        expected = newest.expected - base.expected
+        if expected > 0:
+            lost = newest.missing - base.missing
+            if lost > (1 - self._config.min_seen) * expected:
+                tap.parted = "tap_dropped" if newest.dropped > base.dropped else "not_seen"
+            else:
+                tap.parted = ""
+
+    def _control(self, tap: _Tap) -> str:
+        """Why the positive control cannot be trusted; empty if it reads right, or has too little to read."""
+        if not tap.has_control:
+            return "no_control"
+        base = tap.samples[0]
+        rows = tap.control_rows - base.control_rows
+        right = tap.control_in_range - base.control_in_range
+        if rows < _MIN_CONTROL_ROWS:  # a quiet window: judge by all rows since the start
+            rows, right = tap.control_rows, tap.control_in_range
+        wrong = rows >= _MIN_CONTROL_ROWS and right < self._config.min_control * rows
+        return "control_out_of_range" if wrong else ""
+
+    def _engines_reason(self) -> str:
+        """Why no tap point can be trusted whatever it counts: an engine is lost, or proves nothing."""
+        now = self._clock.monotonic_s()
+        for engine in self._engines.values():
+            if engine.lost_s is not None:
+                return "engine_lost"
+            there = engine.streams > 0 or (engine.active_s is not None and now - engine.active_s < self._config.report_s)
+            heard = engine.registered_s if engine.reported_s is None else engine.reported_s
+            if there and now - heard > self._config.report_s:
+                return "no_report"
+        return ""
+
+    def snapshot(self) -> tuple[tuple[CoverageSnapshot, ...], bool]:
+        """Every tap point, and whether anything at all is blind."""
+        self.sample()
+        engines = self._engines_reason()
+        taps = []
+        for where, tap in self._taps.items():
+            reason = engines or tap.parted or self._control(tap)
+            taps.append(
+                CoverageSnapshot(
+                    where, tap.expected, tap.seen, bool(reason), reason, tap.control_rows, tap.control_in_range
+                )
+            )
+        untapped = not self._taps and any(engine.streams for engine in self._engines.values())
+        return tuple(taps), bool(engines) or untapped or any(tap.blind for tap in taps)
+
+    def _forget(self, now: float) -> None:
+        gone = [
+            name
+            for name, engine in self._engines.items()
+            if engine.lost_s is not None and now - engine.lost_s > self._config.forget_s
+        ]
+        for name in gone:
+            del self._engines[name]
+
+
+def _grown(now: Mapping[UnseenReason, int], before: Mapping[UnseenReason, int]) -> dict[UnseenReason, int]:
+    return {reason: max(0, count - before.get(reason, 0)) for reason, count in now.items()}

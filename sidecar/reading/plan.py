@@ -1,0 +1,137 @@
+"""The plan: all directions of a tap point stacked into one matrix, bound to the model that is served."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from probes.artifact import Artifact, fit
+from probes.manifest import AggregationKind, Kind, TokenSpan
+from sidecar.errors import ArtifactError
+from sidecar.snapshot import ArtifactSnapshot
+from sidecar.types import Evidence, FloatArray, ModelIdentity, TapPoint
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One probe as it is served: where its column is, what its readings mean, when it fires."""
+
+    name: str
+    version: str
+    digest: str
+    tap_point: TapPoint
+    column: int  # in its tap point's matrix
+    aggregation: AggregationKind
+    window: int
+    span: TokenSpan
+    skip_positions: int
+    scale: float
+    offset: float
+    threshold: float
+    target_fpr: float
+    certified: bool
+    evidence: Evidence
+    stale_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The positive control of a tap point: a column whose readings lie in [low, high] on any real traffic."""
+
+    column: int
+    low: float
+    high: float
+    skip_positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class TapPlan:
+    """Everything that is read at one tap point: readings = rows @ directions + offsets."""
+
+    tap_point: TapPoint
+    columns: tuple[str, ...]
+    directions: FloatArray  # [D, K]
+    offsets: FloatArray  # [K]
+    signals: tuple[tuple[int, int], ...]  # (index in Plan.signals, column)
+    control: Control | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is read, of which generation. Immutable: a reload makes another one."""
+
+    generation: int
+    model: ModelIdentity
+    taps: Mapping[TapPoint, TapPlan]
+    signals: tuple[Signal, ...]
+    artifacts: tuple[ArtifactSnapshot, ...]
+
+
+def build_plan(generation: int, artifacts: Iterable[Artifact], model: ModelIdentity) -> Plan:
+    """Stack the artifacts that fit the model; those that do not stand in ``Plan.artifacts`` as refused, with the reason."""
+    states: list[ArtifactSnapshot] = []
+    fitting: defaultdict[TapPoint, list[tuple[Artifact, Evidence, str]]] = defaultdict(list)
+    for artifact in artifacts:
+        manifest = artifact.manifest
+        try:
+            found = fit(manifest, model)
+        except ArtifactError as refused:
+            states.append(ArtifactSnapshot(manifest.name, manifest.version, "refused", str(refused)))
+            continue
+        fitting[manifest.where].append((artifact, found.evidence, found.reason))
+        states.append(ArtifactSnapshot(manifest.name, manifest.version, found.evidence.value, found.reason))
+    signals: list[Signal] = []
+    taps = {where: _tap_plan(where, fitting[where], signals) for where in sorted(fitting)}
+    return Plan(generation, model, MappingProxyType(taps), tuple(signals), tuple(states))
+
+
+def _tap_plan(where: TapPoint, members: list[tuple[Artifact, Evidence, str]], signals: list[Signal]) -> TapPlan:
+    placed: list[tuple[int, int]] = []
+    control: Control | None = None
+    names: list[str] = []
+    for artifact, evidence, reason in members:
+        column = len(names)
+        manifest = artifact.manifest
+        names.extend([manifest.name] * artifact.directions.shape[1])
+        if manifest.kind is Kind.LINEAR_PROBE:
+            placed.append((len(signals), column))
+            signals.append(_signal(artifact, column, evidence, reason))
+        elif manifest.control_range is not None:
+            bounds = manifest.control_range
+            control = Control(column, bounds.low, bounds.high, manifest.feature_contract.skip_positions)
+    return TapPlan(
+        where,
+        tuple(names),
+        np.ascontiguousarray(np.concatenate([artifact.directions for artifact, _, _ in members], axis=1)),
+        np.concatenate([artifact.offsets for artifact, _, _ in members]),
+        tuple(placed),
+        control,
+    )
+
+
+def _signal(artifact: Artifact, column: int, evidence: Evidence, reason: str) -> Signal:
+    manifest = artifact.manifest
+    if manifest.aggregation is None or manifest.calibration is None or manifest.threshold is None:
+        raise AssertionError("the manifest's validator guarantees these for a probe")
+    return Signal(
+        manifest.name,
+        manifest.version,
+        artifact.digest,
+        manifest.where,
+        column,
+        manifest.aggregation.kind,
+        manifest.aggregation.window,
+        manifest.feature_contract.token_span,
+        manifest.feature_contract.skip_positions,
+        manifest.calibration.scale,
+        manifest.calibration.offset,
+        manifest.threshold.probability,
+        manifest.threshold.target_fpr,
+        manifest.threshold.certified,
+        evidence,
+        reason,
+    )

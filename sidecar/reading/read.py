@@ -1,0 +1,142 @@
+"""StepBatch to readings: one product per tap point. Pure: nothing is booked, so a refusal leaves no trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from probes.manifest import TokenSpan
+from sidecar.errors import Dropped, DropReason, Rejected, RejectReason
+from sidecar.reading.kernels import project, to_float32
+from sidecar.reading.plan import Plan, TapPlan
+from sidecar.types import BoolArray, FloatArray, Phase, PositionArray, StepBatch, TapPoint, TapTensor
+
+
+@dataclass(frozen=True, slots=True)
+class TapRead:
+    """What one tap point gave: rows that arrived, and how its positive control read them."""
+
+    tap_point: TapPoint
+    rows: int
+    non_finite_rows: int
+    control_rows: int
+    control_in_range: int
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """All signals' readings of one step, in the order of Plan.signals."""
+
+    plan: Plan
+    values: FloatArray  # [T, S]; 0 where not valid
+    valid: BoolArray  # [T, S]: read, finite, within the signal's token span
+    taps: tuple[TapRead, ...]
+    rows_without_plan: int
+
+    @property
+    def rows_scored(self) -> int:
+        return sum(tap.rows - tap.non_finite_rows for tap in self.taps)
+
+
+def read(plan: Plan, batch: StepBatch) -> Readings:
+    """Read every tensor of the batch.
+
+    Raises Rejected for what is the sender's fault (width, values, a tap point or plan that does not exist), Dropped if a
+    projected payload was multiplied by a plan that is no longer in force.
+    """
+    tokens = batch.token_count
+    values = np.zeros((tokens, len(plan.signals)), dtype=np.float32)
+    valid = np.zeros((tokens, len(plan.signals)), dtype=np.bool_)
+    positions = _positions(batch)
+    spans = _spans(batch, plan)
+    taps: list[TapRead] = []
+    without_plan = 0
+    for i, tensor in enumerate(batch.tensors):
+        path = f"step_batch.tensors[{i}]"
+        if tensor.tap_point.layer >= plan.model.layers:
+            raise Rejected(RejectReason.UNKNOWN_TAP_POINT, f"{path}.tap_point.layer")
+        tap_plan = plan.taps.get(tensor.tap_point)
+        if tap_plan is None:
+            _readable(tensor, plan, path)
+            without_plan += tokens
+            continue
+        readings, finite = _readings(tensor, tap_plan, plan, batch.plan_generation, path)
+        for index, column in tap_plan.signals:
+            signal = plan.signals[index]
+            mask = finite & spans[signal.span]
+            if signal.skip_positions:
+                mask &= positions >= signal.skip_positions
+            valid[:, index] = mask
+            np.copyto(values[:, index], readings[:, column], where=mask)
+        taps.append(_tap_read(tap_plan, readings, finite, positions))
+    return Readings(plan, values, valid, tuple(taps), without_plan)
+
+
+def _readable(tensor: TapTensor, plan: Plan, path: str) -> FloatArray:
+    """The tensor's rows in float32. Raises Rejected for a wrong width or a NaN."""
+    if not tensor.projected and tensor.values.shape[1] != plan.model.width:
+        raise Rejected(RejectReason.BAD_SHAPE, f"{path}.columns")
+    return to_float32(tensor.values, tensor.dtype)
+
+
+def _readings(
+    tensor: TapTensor, tap_plan: TapPlan, plan: Plan, generation: int, path: str
+) -> tuple[FloatArray, BoolArray]:
+    """readings [T, K] and which rows are finite [T]; the others' readings are not to be used."""
+    rows = _readable(tensor, plan, path)
+    if tensor.projected:
+        return _projected(rows, tap_plan, plan, generation, path)
+    readings, squared = project(rows, tap_plan.directions, tap_plan.offsets)
+    finite: BoolArray = np.isfinite(squared)
+    if not finite.all() and not np.isfinite(rows[~finite]).all():
+        raise Rejected(RejectReason.NON_FINITE, f"{path}.raw")
+    finite &= np.isfinite(readings).all(axis=1)
+    return readings, finite
+
+
+def _projected(
+    rows: FloatArray, tap_plan: TapPlan, plan: Plan, generation: int, path: str
+) -> tuple[FloatArray, BoolArray]:
+    if generation > plan.generation:
+        raise Rejected(RejectReason.UNKNOWN_GENERATION, "step_batch.plan_generation")
+    if generation < plan.generation:
+        raise Dropped(DropReason.NO_PLAN)
+    if rows.shape[1] != len(tap_plan.columns) + 1:
+        raise Rejected(RejectReason.BAD_SHAPE, f"{path}.columns")
+    if not np.isfinite(rows).all():
+        raise Rejected(RejectReason.NON_FINITE, f"{path}.projected")
+    return rows[:, :-1], np.ones(len(rows), dtype=np.bool_)
+
+
+def _tap_read(tap_plan: TapPlan, readings: FloatArray, finite: BoolArray, positions: PositionArray) -> TapRead:
+    control = tap_plan.control
+    checked = in_range = 0
+    if control is not None:
+        mask = finite & (positions >= control.skip_positions)
+        column = readings[mask, control.column]
+        checked = int(column.size)
+        in_range = int(np.count_nonzero((column >= control.low) & (column <= control.high)))
+    return TapRead(tap_plan.tap_point, len(finite), int(np.count_nonzero(~finite)), checked, in_range)
+
+
+def _positions(batch: StepBatch) -> PositionArray:
+    if len(batch.segments) == 1:
+        return batch.segments[0].positions
+    return np.concatenate([segment.positions for segment in batch.segments])
+
+
+def _spans(batch: StepBatch, plan: Plan) -> dict[TokenSpan, npt.NDArray[np.bool_]]:
+    """Which rows [T] each token span holds, for the spans that the plan uses."""
+    used = {signal.span for signal in plan.signals}
+    phases = np.repeat(
+        np.array([segment.phase for segment in batch.segments], dtype=np.int8),
+        [segment.stop - segment.start for segment in batch.segments],
+    )
+    masks = {
+        TokenSpan.PROMPT: phases == Phase.PREFILL,
+        TokenSpan.GENERATED: phases == Phase.DECODE,
+        TokenSpan.ALL: np.ones(len(phases), dtype=np.bool_),
+    }
+    return {span: masks[span] for span in used}

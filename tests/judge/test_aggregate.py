@@ -1,0 +1,104 @@
+"""Streaming equals batch: whatever way rows arrive, the running score is its definition over all rows at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from probes.manifest import AggregationKind
+from sidecar.judge.aggregate import Aggregates, Grouped
+from tests.builders import make_signal
+
+
+def by_definition(kind: AggregationKind, window: int, readings: np.ndarray) -> float:
+    line = readings.astype(np.float64)
+    if kind is AggregationKind.MEAN:
+        return float(line.mean())
+    if kind is AggregationKind.LAST:
+        return float(line[-1])
+    if kind is AggregationKind.EMA:
+        score = line[0]
+        for value in line[1:]:
+            score += 2.0 / (window + 1) * (value - score)
+        return float(score)
+    if len(line) < window:
+        return float(line.mean())
+    return float(max(line[i : i + window].mean() for i in range(len(line) - window + 1)))
+
+
+SIGNALS = [
+    make_signal(f"{kind.value}_{window}", aggregation=kind, window=window)
+    for kind in AggregationKind
+    for window in (1, 3, 10)
+]
+STEPS = st.lists(st.lists(st.integers(0, 13), min_size=1, max_size=4), min_size=1, max_size=12)
+
+
+@given(STEPS, st.integers(0, 2**32 - 1), st.floats(0, 1))
+@settings(max_examples=150, deadline=None)
+def test_any_split_into_steps_and_requests_gives_the_definition(steps, seed, hidden):
+    rng = np.random.default_rng(seed)
+    aggregates = Aggregates(SIGNALS, slots=4)
+    history: dict[tuple[int, int], list[float]] = {}
+    for lengths in steps:
+        slots = rng.permutation(4)[: len(lengths)]
+        lengths = [max(1, n) for n in lengths]
+        total = sum(lengths)
+        values = rng.normal(size=(total, len(SIGNALS))).astype(np.float32)
+        valid = rng.random((total, len(SIGNALS))) >= hidden
+        starts = np.cumsum([0, *lengths[:-1]])
+        aggregates.update(Grouped(np.where(valid, values, 0), valid, starts.astype(np.intp), slots.astype(np.intp)))
+        for slot, start, length in zip(slots, starts, lengths, strict=True):
+            for column in range(len(SIGNALS)):
+                rows = slice(start, start + length)
+                history.setdefault((slot, column), []).extend(values[rows, column][valid[rows, column]])
+    for (slot, column), readings in history.items():
+        assert aggregates.counts[slot, column] == len(readings)
+        if readings:
+            signal = SIGNALS[column]
+            want = by_definition(signal.aggregation, signal.window, np.array(readings, dtype=np.float32))
+            assert aggregates.scores[slot, column] == pytest.approx(want, abs=1e-5), signal.name
+
+
+def test_ten_thousand_decode_steps_do_not_let_rounding_grow():
+    aggregates = Aggregates(SIGNALS, slots=1)
+    rng = np.random.default_rng(3)
+    line = (rng.normal(size=10_000) * 1000).astype(np.float32)
+    every = np.ones((1, len(SIGNALS)), dtype=np.bool_)
+    for value in line:
+        row = np.full((1, len(SIGNALS)), value, dtype=np.float32)
+        aggregates.update(Grouped(row, every, np.zeros(1, np.intp), np.zeros(1, np.intp)))
+    for column, signal in enumerate(SIGNALS):
+        want = by_definition(signal.aggregation, signal.window, line)
+        assert aggregates.scores[0, column] == pytest.approx(want, rel=1e-6, abs=1e-6), signal.name
+
+
+def test_a_slot_that_was_reset_knows_nothing_of_its_last_request():
+    aggregates, fresh = Aggregates(SIGNALS, slots=2), Aggregates(SIGNALS, slots=2)
+    rng = np.random.default_rng(0)
+    every = np.ones((7, len(SIGNALS)), dtype=np.bool_)
+    zero = np.zeros(1, np.intp)
+    aggregates.update(Grouped(rng.normal(size=(7, len(SIGNALS))).astype(np.float32), every, zero, zero))
+    aggregates.reset(0)
+    rows = Grouped(rng.normal(size=(7, len(SIGNALS))).astype(np.float32), every, zero, zero)
+    aggregates.update(rows)
+    fresh.update(rows)
+    np.testing.assert_array_equal(aggregates.scores, fresh.scores)
+
+
+def test_signals_that_a_reload_kept_go_on_where_they_were():
+    before, whole = Aggregates(SIGNALS, slots=1), Aggregates(SIGNALS, slots=1)
+    rng = np.random.default_rng(1)
+    zero = np.zeros(1, np.intp)
+    first, second = (rng.normal(size=(9, len(SIGNALS))).astype(np.float32) for _ in range(2))
+    every = np.ones((9, len(SIGNALS)), dtype=np.bool_)
+    before.update(Grouped(first, every, zero, zero))
+    order = rng.permutation(len(SIGNALS))
+    after = Aggregates([SIGNALS[i] for i in order], slots=1)
+    after.move(before, [(int(old), new) for new, old in enumerate(order)])
+    after.update(Grouped(np.ascontiguousarray(second[:, order]), every, zero, zero))
+    whole.update(Grouped(first, every, zero, zero))
+    whole.update(Grouped(second, every, zero, zero))
+    np.testing.assert_allclose(after.scores, whole.scores[:, order], rtol=1e-12)

@@ -1,0 +1,215 @@
+"""Silence must not look like health: what is blind, why, and how fast."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sidecar.clock import ManualClock
+from sidecar.config import Coverage as CoverageConfig
+from sidecar.reading.coverage import Coverage
+from sidecar.reading.plan import Control, Plan, TapPlan
+from sidecar.reading.read import TapRead
+from sidecar.types import EngineId, TapLedgerCounts, TapPoint, TrafficReport, UnseenReason
+from tests.builders import MODEL, TAP, WIDTH
+
+ENGINE = EngineId("engine-0")
+OTHER = TapPoint(2)
+
+
+def plan_of(*taps: TapPoint, control: bool = True) -> Plan:
+    made = {
+        tap: TapPlan(
+            tap, ("c",), np.ones((WIDTH, 1), np.float32), np.zeros(1, np.float32), (), Control(0, -1, 1, 0) if control else None
+        )
+        for tap in taps
+    }
+    return Plan(1, MODEL, made, (), ())
+
+
+class Traffic:
+    """An engine that computes 100 tokens a tenth of a second and reports twice a second."""
+
+    def __init__(self, *taps: TapPoint, control: bool = True) -> None:
+        self.clock = ManualClock()
+        self.coverage = Coverage(CoverageConfig(), self.clock)
+        self.coverage.bind(plan_of(*taps, control=control))
+        self.computed = 0
+        self.sampled_out = 0
+        self.dropped = 0
+        self.coverage.register(self.report())
+        self.coverage.stream_opened(ENGINE)
+
+    def report(self) -> TrafficReport:
+        unseen = ((UnseenReason.SAMPLING, self.sampled_out), (UnseenReason.TAP_DROPPED, self.dropped))
+        return TrafficReport(ENGINE, 0, self.computed, unseen, 0, TapLedgerCounts())
+
+    def run(self, seconds: float, *, seen: float = 1.0, control: float = 1.0, sampled: float = 0.0, reports: bool = True,
+            taps: tuple[TapPoint, ...] = (TAP,), dropped: float = 0.0, load: int = 100) -> None:  # fmt: skip
+        for tick in range(round(seconds * 10)):
+            self.clock.advance(0.1)
+            self.computed += load
+            self.sampled_out += int(load * sampled)
+            self.dropped += int(load * dropped)
+            rows = int(load * seen)
+            reads = [TapRead(tap, rows, 0, rows, int(rows * control)) for tap in taps if rows]
+            self.coverage.saw(ENGINE, reads)
+            if reports and tick % 5 == 4:
+                self.coverage.report(self.report())
+
+    def reasons(self) -> dict[str, str]:
+        return {one.tap_point.name: one.reason for one in self.coverage.snapshot()[0]}
+
+    def reason(self) -> str:
+        return self.reasons()[TAP.name]
+
+
+def test_all_seen_is_not_blind_and_the_counts_agree():
+    traffic = Traffic(TAP)
+    traffic.run(20)
+    (tap,), blind = traffic.coverage.snapshot()
+    assert (tap.expected, tap.seen, tap.reason, blind) == (20_000, 20_000, "", False)
+
+
+@pytest.mark.parametrize("seen", [0.0, 0.5, 0.95])
+def test_lost_tokens_are_blind_within_five_seconds(seen):
+    traffic = Traffic(TAP)
+    traffic.run(20)
+    traffic.run(5, seen=seen)
+    assert traffic.reason() == "not_seen"
+
+
+def test_a_tap_point_that_never_fires_is_blind_and_its_neighbour_is_not():
+    traffic = Traffic(TAP, OTHER)
+    traffic.run(5, taps=(TAP,))
+    assert traffic.reasons() == {TAP.name: "", OTHER.name: "not_seen"}
+
+
+def test_blindness_ends_when_tokens_are_seen_again_and_stays_while_nothing_flows():
+    traffic = Traffic(TAP)
+    traffic.run(10, seen=0.0)
+    traffic.run(30, load=0)
+    assert traffic.reason() == "not_seen"
+    traffic.run(6)
+    assert traffic.reason() == ""
+
+
+def test_bursts_between_pauses_are_not_blind():
+    traffic = Traffic(TAP)
+    for length in (0.1, 0.3, 0.5, 0.7, 1.1, 3.1) * 4:
+        traffic.run(length, load=700)
+        assert traffic.reason() == ""
+        for _ in range(8):
+            traffic.run(0.5, load=0)
+            assert traffic.reason() == ""
+
+
+def test_rows_that_run_ahead_of_their_report_hide_no_loss():
+    traffic = Traffic(TAP)
+    for _ in range(20):
+        traffic.run(0.4)
+        traffic.coverage.saw(ENGINE, [TapRead(TAP, 100, 0, 100, 100)])  # arrives now, reported with the next step
+        traffic.computed += 100
+        assert traffic.reason() == ""
+        traffic.run(0.5)
+    traffic.run(5, seen=0.95)
+    assert traffic.reason() == "not_seen"
+
+
+def test_what_was_sampled_out_is_not_expected():
+    traffic = Traffic(TAP)
+    traffic.run(10, seen=0.1, sampled=0.9)
+    (tap,), _ = traffic.coverage.snapshot()
+    assert (tap.expected, tap.seen, tap.reason) == (1000, 1000, "")
+    assert traffic.coverage.unseen[UnseenReason.SAMPLING] == 9000
+
+
+def test_what_the_tap_dropped_is_expected_and_says_so():
+    traffic = Traffic(TAP)
+    traffic.run(6, seen=0.2, dropped=0.8)
+    assert traffic.reason() == "tap_dropped"
+
+
+def test_a_control_out_of_range_is_blind_and_recovers():
+    traffic = Traffic(TAP)
+    traffic.run(10)
+    traffic.run(4, control=0.2)
+    assert traffic.reason() == "control_out_of_range"
+    traffic.run(4)
+    assert traffic.reason() == ""
+
+
+def test_a_tap_point_without_control_is_blind():
+    traffic = Traffic(TAP, control=False)
+    traffic.run(3)
+    assert traffic.reason() == "no_control"
+
+
+def test_an_engine_that_stops_reporting_is_blind():
+    traffic = Traffic(TAP)
+    traffic.run(3)
+    traffic.run(4, reports=False)
+    assert traffic.reason() == "no_report"
+
+
+def test_an_engine_that_vanishes_is_blind_until_it_is_back_and_one_that_leaves_is_not():
+    traffic = Traffic(TAP)
+    traffic.run(3)
+    traffic.coverage.stream_closed(ENGINE)
+    assert traffic.reason() == "engine_lost"
+    traffic.coverage.register(traffic.report())
+    traffic.coverage.stream_opened(ENGINE)
+    traffic.run(3)
+    assert traffic.reason() == ""
+    traffic.coverage.goodbye(ENGINE)
+    assert traffic.coverage.snapshot()[1] is False
+
+
+def test_a_sidecar_that_starts_late_does_not_expect_what_came_before():
+    traffic = Traffic(TAP)
+    traffic.coverage = Coverage(CoverageConfig(), traffic.clock)
+    traffic.coverage.bind(plan_of(TAP))
+    traffic.computed = 1_000_000
+    traffic.coverage.register(traffic.report())
+    traffic.coverage.stream_opened(ENGINE)
+    traffic.run(10)
+    (tap,), blind = traffic.coverage.snapshot()
+    assert (tap.expected, tap.seen, blind) == (10_000, 10_000, False)
+
+
+def test_what_an_engine_computed_while_its_stream_was_broken_is_expected():
+    traffic = Traffic(TAP)
+    traffic.run(3)
+    traffic.coverage.stream_closed(ENGINE)
+    traffic.computed += 5000
+    traffic.coverage.register(traffic.report())
+    traffic.coverage.stream_opened(ENGINE)
+    traffic.run(2)
+    assert traffic.reason() == "not_seen"
+    assert traffic.coverage.snapshot()[0][0].expected == 10_000
+
+
+def test_an_engine_that_restarts_counts_anew():
+    traffic = Traffic(TAP)
+    traffic.run(3)
+    traffic.coverage.stream_closed(ENGINE)
+    traffic.computed = 0
+    traffic.coverage.register(traffic.report())
+    traffic.coverage.stream_opened(ENGINE)
+    traffic.run(10)
+    (tap,), blind = traffic.coverage.snapshot()
+    assert (tap.expected, tap.seen, blind) == (13_000, 13_000, False)
+
+
+def test_a_connected_engine_without_any_plan_is_blind():
+    traffic = Traffic()
+    assert traffic.coverage.snapshot()[1] is True
+
+
+def test_a_lost_engine_is_forgotten_in_the_end():
+    traffic = Traffic(TAP)
+    traffic.run(3)
+    traffic.coverage.stream_closed(ENGINE)
+    traffic.clock.advance(3601)
+    assert traffic.coverage.snapshot()[1] is False
+    assert not traffic.coverage.knows(ENGINE)
