@@ -164,10 +164,8 @@ class Manifest(_Strict):
 
     @model_validator(mode="after")
     def _complete_for_its_kind(self) -> Manifest:
-        if self.kind is Kind.LINEAR_PROBE:
-            wanted = ("aggregation", "calibration", "threshold", "quality")
-        else:
-            wanted = ("control_range",)
+        probe = self.kind is Kind.LINEAR_PROBE
+        wanted = ["aggregation", "calibration", "threshold", "quality"] if probe else ["control_range"]
         missing = [name for name in wanted if getattr(self, name) is None]
         if missing:
             raise ValueError(f"a {self.kind.value} needs {', '.join(missing)}")

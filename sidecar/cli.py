@@ -33,10 +33,18 @@ def build_parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="check configuration and artifacts, serve nothing")
     for command in (serve, check):
         command.add_argument("--config", type=Path, metavar="FILE", help="YAML file")
-        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, for example metrics.port=9500")
+        command.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, for example metrics.port=9500"
+        )
         for flag, (setting, text) in _FLAGS.items():
             command.add_argument(flag, dest=setting, metavar="VALUE", help=text)
-    serve.add_argument("--traces", dest="traces.enabled", action="store_const", const=True, help="export spans by OTLP (OTEL_* variables)")
+    serve.add_argument(
+        "--traces",
+        dest="traces.enabled",
+        action="store_const",
+        const=True,
+        help="export spans by OTLP (OTEL_* variables)",
+    )
     serve.set_defaults(run=_serve)
     check.set_defaults(run=_check)
     status = commands.add_parser("status", help="ask a running sidecar how it is")
@@ -46,6 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="a real model, a real server, live signals")
     demo.add_argument("--seconds", type=float, metavar="N", help="end after so long; default: until Ctrl-C")
     demo.add_argument("--summary", type=Path, metavar="FILE", help="write a JSON summary at the end")
+    demo.add_argument("--port", type=int, default=8000, help="of the inference server, on 127.0.0.1")
+    demo.add_argument("--metrics-port", type=int, default=9464, help="of /metrics, on 127.0.0.1")
     demo.set_defaults(run=_demo)
     config = commands.add_parser("config", help="about the configuration")
     config.add_argument("what", choices=["schema", "defaults"], help="JSON schema, or every setting with its default")
@@ -129,7 +139,7 @@ def _status(args: argparse.Namespace) -> int:
 
     address = args.address or default_socket()
     with grpc.insecure_channel(address) as channel:
-        call = channel.unary_unary("/stethoscope.v1.ControlService/GetStatus")
+        call = channel.unary_unary("/stethoscope.v1.ControlService/GetStatus", None, None)
         try:
             raw = call(control_pb2.GetStatusRequest().SerializeToString(), timeout=5.0)
         except grpc.RpcError as error:
@@ -139,7 +149,9 @@ def _status(args: argparse.Namespace) -> int:
     if args.json:
         from google.protobuf.json_format import MessageToDict
 
-        print(json.dumps(MessageToDict(now, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)))
+        print(
+            json.dumps(MessageToDict(now, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
+        )
     else:
         print("\n".join(_in_words(now)))
     return 0
@@ -153,23 +165,25 @@ def _in_words(now: control_pb2.GetStatusResponse) -> list[str]:
     ]
     for name, one in (("step batches", now.step_batches), ("rows", now.rows)):
         lines.append(f"{name:14}{one.received:10}{one.scored:10}{one.dropped:10}{one.rejected:10}{one.in_flight:10}")
-    for tap in now.coverage:
-        lines.append(f"{tap.tap_point}: seen {tap.seen} of {tap.expected} tokens" + (f", BLIND: {tap.reason}" if tap.blind else ""))
-    for signal in now.signals:
-        lines.append(
-            f"{signal.name}: mean {signal.mean:.3f} over {signal.readings} tokens, {signal.detections} detections, {signal.evidence}"
-        )
+    lines.extend(
+        f"{tap.tap_point}: seen {tap.seen} of {tap.expected} tokens" + (f", BLIND: {tap.reason}" if tap.blind else "")
+        for tap in now.coverage
+    )
+    lines.extend(
+        f"{one.name}: mean {one.mean:.3f} over {one.readings} tokens, {one.detections} detections, {one.evidence}"
+        for one in now.signals
+    )
     lines.extend(f"{one.name} {one.version}: {one.evidence}: {one.reason}" for one in now.artifacts if one.reason)
     return lines
 
 
 def _demo(args: argparse.Namespace) -> int:
     try:
-        from sidecar.demo.run import run_demo
+        from sidecar.demo.run import DemoOptions, run_demo
     except ModuleNotFoundError as missing:
         print(f"sidecar: the demo needs the [demo] extra: {missing.name} is not installed", file=sys.stderr)
         return EX_CONFIG
-    return run_demo(seconds=args.seconds, summary=args.summary)
+    return run_demo(DemoOptions(args.seconds, args.summary, args.port, args.metrics_port))
 
 
 def _config(args: argparse.Namespace) -> int:

@@ -174,7 +174,9 @@ class Config(_Section):
         if self.limits.segments > self.limits.rows:
             raise ValueError("limits.segments must not exceed limits.rows: every segment has a row")
         if self.limits.segments > self.limits.requests:
-            raise ValueError("limits.segments must not exceed limits.requests: the requests of one step are tracked at once")
+            raise ValueError(
+                "limits.segments must not exceed limits.requests: the requests of one step are tracked at once"
+            )
         if self.coverage.window_s >= self.coverage.forget_s:
             raise ValueError("coverage.window_s must be below coverage.forget_s")
         return self

@@ -277,7 +277,9 @@ class Pipeline:
     def _waiting(self) -> tuple[ArtifactSnapshot, ...]:
         """Artifacts before any engine has registered: nothing is known yet about how they fit."""
         return tuple(
-            ArtifactSnapshot(one.manifest.name, one.manifest.version, one.manifest.evidence.value, "no engine registered yet")
+            ArtifactSnapshot(
+                one.manifest.name, one.manifest.version, one.manifest.evidence.value, "no engine registered yet"
+            )
             for one in self._artifacts
         )
 

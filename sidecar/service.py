@@ -6,7 +6,6 @@ import gc
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from probes.artifact import Artifact
 from probes.registry import FolderWatch, load_folder
@@ -52,7 +51,10 @@ class Reloader:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._watch: FolderWatch | None = None
-        self.counts = {ReloadOutcome.OK.value: 0, ReloadOutcome.REFUSED.value: 0}  # written by the thread, read by snapshots
+        self.counts = {
+            ReloadOutcome.OK.value: 0,
+            ReloadOutcome.REFUSED.value: 0,
+        }  # written by the thread, read by snapshots
 
     def start(self) -> None:
         """Load for the first time. Raises ArtifactError if an artifact is unsound: a sidecar does not start half blind."""
@@ -90,7 +92,9 @@ class Reloader:
 class Sidecar:
     """The whole service. ``start`` raises ConfigError or ArtifactError and leaves nothing running; ``stop`` twice is fine."""
 
-    def __init__(self, config: Config, clock: Clock | None = None, write_log: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, config: Config, clock: Clock | None = None, write_log: Callable[[str], None] | None = None
+    ) -> None:
         self._config = config
         self._clock = SystemClock() if clock is None else clock
         level = Level[config.log.level]
@@ -182,10 +186,8 @@ class Sidecar:
             spans_failed=traces.failed,
             events_exported=traces.events_exported,
             events_failed=traces.events_failed,
-            http_requests=self._metrics.counts(),
+            http_requests={outcome.value: count for outcome, count in self._metrics.counts().items()},
         )
 
     def status(self) -> control_pb2.GetStatusResponse:
         return wire.status(self.snapshot(), VERSION)
-
-

@@ -109,7 +109,9 @@ def write_probe(root: Path, name: str, column: int = 0, tap: TapPoint = TAP, **c
     save_artifact(root / name, fields, axis(column), np.zeros(1, dtype=np.float32))
 
 
-def write_control(root: Path, name: str = "control", column: int = WIDTH - 1, tap: TapPoint = TAP, **changes: Any) -> None:
+def write_control(
+    root: Path, name: str = "control", column: int = WIDTH - 1, tap: TapPoint = TAP, **changes: Any
+) -> None:
     fields = manifest_fields(name, "positive_control", tap, **changes)
     save_artifact(root / name, fields, axis(column), np.zeros(1, dtype=np.float32))
 

@@ -161,9 +161,7 @@ class Decoder:
         )
 
     def _tensors(self, wire: ingest_pb2.StepBatch, rows: int) -> tuple[TapTensor, ...]:
-        tensors = tuple(
-            _tensor(one, f"step_batch.tensors[{i}]", rows) for i, one in enumerate(wire.tensors)
-        )
+        tensors = tuple(_tensor(one, f"step_batch.tensors[{i}]", rows) for i, one in enumerate(wire.tensors))
         seen: set[TapPoint] = set()
         for i, tensor in enumerate(tensors):
             if tensor.tap_point in seen:

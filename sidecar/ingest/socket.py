@@ -44,7 +44,9 @@ class SocketClaim:
         state = folder.stat(follow_symlinks=False)
         if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or stat.S_IMODE(state.st_mode) != 0o700:
             raise ConfigError(
-                [f"listen.address: {folder} must be a folder of this user with mode 0700, so that nobody else can connect"]
+                [
+                    f"listen.address: {folder} must be a folder of this user with mode 0700, so that nobody else can connect"
+                ]
             )
 
     def seal(self) -> None:

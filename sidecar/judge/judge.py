@@ -64,8 +64,10 @@ class Judge:
         self._detection_exemplars: list[Exemplar | None] = [None] * len(signals)
 
     def succeed(self, before: Judge) -> None:
-        """Go on where the judge of the plan before stopped: requests, counts by signal name, running scores of signals that
-        are unchanged."""
+        """Go on where the judge of the plan before stopped.
+
+        Requests go on, counts go on by signal name, running scores go on where the signal is unchanged.
+        """
         self.requests, self.evicted = before.requests, before.evicted
         then = {signal.name: i for i, signal in enumerate(before._plan.signals)}
         named = [(then[signal.name], i) for i, signal in enumerate(self._plan.signals) if signal.name in then]
@@ -96,7 +98,9 @@ class Judge:
         scores = sigmoid(self._aggregates.scores[slots] * self._scale + self._offset)  # [G, S]
         counted = self._aggregates.counts[slots] > 0
         over = ~(scores <= self._threshold) & counted & self._may_flag & self._ready(batch)
-        return tuple(self._verdict(tracked[group], over[group], scores[group]) for group in np.flatnonzero(over.any(axis=1)))
+        return tuple(
+            self._verdict(tracked[group], over[group], scores[group]) for group in np.flatnonzero(over.any(axis=1))
+        )
 
     def _ready(self, batch: StepBatch) -> BoolArray:
         """[G, S]: a signal of the prompt is judged when the prompt is complete, not on its first chunk."""
@@ -168,7 +172,7 @@ class Judge:
             self._end(key, "idle")
 
     def end_all(self) -> None:
-        for key in self.requests.keys():
+        for key in self.requests.open():
             self._end(key, "shutdown")
 
     def _end(self, key: Key, why: str) -> None:

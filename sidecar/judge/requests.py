@@ -44,9 +44,7 @@ class RequestTable:
         if found is None:
             if not self._free:
                 evicted = self.end(next(iter(self._requests)))
-            found = Tracked(
-                key, self._free.pop(), now_ns, now_s, segment.traceparent, segment.route, segment.canary
-            )
+            found = Tracked(key, self._free.pop(), now_ns, now_s, segment.traceparent, segment.route, segment.canary)
             self._requests[key] = found
         else:
             self._requests.move_to_end(key)
@@ -76,5 +74,5 @@ class RequestTable:
         for request in self._requests.values():
             request.flagged = {signals[index] for index in request.flagged if index in signals}
 
-    def keys(self) -> list[Key]:
+    def open(self) -> list[Key]:
         return list(self._requests)

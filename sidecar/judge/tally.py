@@ -33,7 +33,7 @@ class TallyBank:
         self._exemplars: dict[tuple[int, int], Exemplar] = {}  # at most one per bucket
 
     def add(self, which: npt.NDArray[np.intp], values: npt.NDArray[np.floating]) -> None:
-        """which [n]: the histogram of each value; values [n], finite."""
+        """Which [n]: the histogram of each value; values [n], finite."""
         size, width = self._counts.shape
         bins = np.searchsorted(self._array, values, side="left")
         self._counts += np.bincount(which * width + bins, minlength=size * width).reshape(size, width)

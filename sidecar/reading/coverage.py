@@ -73,9 +73,7 @@ class Coverage:
 
     def bind(self, plan: Plan) -> None:
         """Follow the plan's tap points: new ones start at zero, others go on."""
-        self._taps = {
-            where: self._taps.get(where) or _Tap(has_control=True) for where in plan.taps
-        }
+        self._taps = {where: self._taps.get(where) or _Tap(has_control=True) for where in plan.taps}
         for where, tap in self._taps.items():
             tap.has_control = plan.taps[where].control is not None
 
@@ -175,9 +173,7 @@ class Coverage:
             if now - tap.samples[-1].at_s < _SAMPLE_S:
                 continue
             tap.missing = max(tap.missing, tap.expected - tap.seen)
-            tap.samples.append(
-                _Sample(now, tap.expected, tap.missing, dropped, tap.control_rows, tap.control_in_range)
-            )
+            tap.samples.append(_Sample(now, tap.expected, tap.missing, dropped, tap.control_rows, tap.control_in_range))
             while len(tap.samples) > 1 and tap.samples[1].at_s <= now - self._config.window_s:
                 tap.samples.popleft()
             self._judge(tap)
@@ -210,7 +206,9 @@ class Coverage:
         for engine in self._engines.values():
             if engine.lost_s is not None:
                 return "engine_lost"
-            there = engine.streams > 0 or (engine.active_s is not None and now - engine.active_s < self._config.report_s)
+            there = engine.streams > 0 or (
+                engine.active_s is not None and now - engine.active_s < self._config.report_s
+            )
             heard = engine.registered_s if engine.reported_s is None else engine.reported_s
             if there and now - heard > self._config.report_s:
                 return "no_report"

@@ -84,7 +84,7 @@ def _readable(tensor: TapTensor, plan: Plan, path: str) -> FloatArray:
 def _readings(
     tensor: TapTensor, tap_plan: TapPlan, plan: Plan, generation: int, path: str
 ) -> tuple[FloatArray, BoolArray]:
-    """readings [T, K] and which rows are finite [T]; the others' readings are not to be used."""
+    """Readings [T, K] and which rows are finite [T]; the others' readings are not to be used."""
     rows = _readable(tensor, plan, path)
     if tensor.projected:
         return _projected(rows, tap_plan, plan, generation, path)

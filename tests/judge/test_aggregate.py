@@ -33,7 +33,7 @@ SIGNALS = [
     for kind in AggregationKind
     for window in (1, 3, 10)
 ]
-STEPS = st.lists(st.lists(st.integers(0, 13), min_size=1, max_size=4), min_size=1, max_size=12)
+STEPS = st.lists(st.lists(st.integers(1, 13), min_size=1, max_size=4), min_size=1, max_size=12)
 
 
 @given(STEPS, st.integers(0, 2**32 - 1), st.floats(0, 1))
@@ -44,7 +44,6 @@ def test_any_split_into_steps_and_requests_gives_the_definition(steps, seed, hid
     history: dict[tuple[int, int], list[float]] = {}
     for lengths in steps:
         slots = rng.permutation(4)[: len(lengths)]
-        lengths = [max(1, n) for n in lengths]
         total = sum(lengths)
         values = rng.normal(size=(total, len(SIGNALS))).astype(np.float32)
         valid = rng.random((total, len(SIGNALS))) >= hidden

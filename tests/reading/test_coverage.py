@@ -20,7 +20,12 @@ OTHER = TapPoint(2)
 def plan_of(*taps: TapPoint, control: bool = True) -> Plan:
     made = {
         tap: TapPlan(
-            tap, ("c",), np.ones((WIDTH, 1), np.float32), np.zeros(1, np.float32), (), Control(0, -1, 1, 0) if control else None
+            tap,
+            ("c",),
+            np.ones((WIDTH, 1), np.float32),
+            np.zeros(1, np.float32),
+            (),
+            Control(0, -1, 1, 0) if control else None,
         )
         for tap in taps
     }

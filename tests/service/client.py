@@ -49,7 +49,9 @@ class Client:
 
     def register(self, model: ModelIdentity = MODEL, engine: str = "engine-0") -> control_pb2.RegisterResponse:
         request = control_pb2.RegisterRequest(engine_id=engine, model=wire_model(model))
-        return control_pb2.RegisterResponse.FromString(self.call("ControlService/Register", request.SerializeToString()))
+        return control_pb2.RegisterResponse.FromString(
+            self.call("ControlService/Register", request.SerializeToString())
+        )
 
     def status(self) -> control_pb2.GetStatusResponse:
         return control_pb2.GetStatusResponse.FromString(self.call("ControlService/GetStatus", b""))
@@ -84,7 +86,13 @@ class Client:
 
     def science(self) -> dict[str, str]:
         """Every series that must not move when a batch is refused: probe metrics, coverage, requests."""
-        names = ("stethoscope_probe", "stethoscope_tokens", "stethoscope_positive", "stethoscope_requests", "stethoscope_blind")
+        names = (
+            "stethoscope_probe",
+            "stethoscope_tokens",
+            "stethoscope_positive",
+            "stethoscope_requests",
+            "stethoscope_blind",
+        )
         return {k: v for k, v in self.series().items() if k.startswith(names)}
 
     def series(self) -> dict[str, str]:

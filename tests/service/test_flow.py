@@ -11,7 +11,7 @@ import pytest
 
 from protos.stethoscope.v1 import control_pb2, ingest_pb2
 from sidecar.service import Sidecar
-from tests.builders import TAP, WIDTH, write_control, write_probe, wire_batch, wire_tap
+from tests.builders import TAP, WIDTH, wire_batch, wire_tap, write_control, write_probe
 from tests.service.client import Client
 
 

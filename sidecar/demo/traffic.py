@@ -1,0 +1,108 @@
+"""Clients of the demo's server: a few at once, streaming and not, each request with a trace of its own."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+
+from sidecar.demo.prompts import endless
+
+CLIENTS = 3
+_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficCounts:
+    """Requests that were answered in full, and those that failed."""
+
+    requests: int = 0
+    failed: int = 0
+    tokens: int = 0
+
+
+class Traffic:
+    """Sends prompts until told to stop; requests under way are answered first."""
+
+    def __init__(self, base_url: str, model: str) -> None:
+        self._base_url = base_url
+        self._model = model
+        self._prompts = endless()
+        self._lock = threading.Lock()  # of the prompts and the counts
+        self._counts = TrafficCounts()
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._client, args=(bool(number % 2),), name=f"client-{number}", daemon=True)
+            for number in range(CLIENTS)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Returns when every open request has its answer."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(_TIMEOUT_S)
+
+    def counts(self) -> TrafficCounts:
+        with self._lock:
+            return self._counts
+
+    def _client(self, streaming: bool) -> None:
+        with httpx.Client(base_url=self._base_url, timeout=_TIMEOUT_S, trust_env=False) as client:
+            while not self._stop.is_set():
+                with self._lock:
+                    prompt = next(self._prompts)
+                try:
+                    tokens = _ask(client, self._model, prompt, streaming)
+                except (httpx.HTTPError, ValueError, KeyError):
+                    self._book(failed=1)
+                    self._stop.wait(1.0)
+                else:
+                    self._book(requests=1, tokens=tokens)
+
+    def _book(self, requests: int = 0, failed: int = 0, tokens: int = 0) -> None:
+        with self._lock:
+            now = self._counts
+            self._counts = TrafficCounts(now.requests + requests, now.failed + failed, now.tokens + tokens)
+
+
+def new_traceparent() -> str:
+    """A sampled W3C trace context, as an instrumented client would send it."""
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+
+
+def _ask(client: httpx.Client, model: str, prompt: str, streaming: bool) -> int:
+    """One chat completion; returns the number of generated tokens (of chunks with text, when streaming)."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": 24,
+        "temperature": 0.0,
+        "stream": streaming,
+    }
+    headers = {"traceparent": new_traceparent()}
+    if streaming:
+        with client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as reply:
+            reply.raise_for_status()
+            return sum(1 for _ in _texts(reply))
+    reply = client.post("/v1/chat/completions", json=body, headers=headers)
+    reply.raise_for_status()
+    return int(reply.json()["usage"]["completion_tokens"])
+
+
+def _texts(reply: httpx.Response) -> Iterator[str]:
+    for line in reply.iter_lines():
+        data = line.removeprefix("data:").strip()
+        if not line.startswith("data:") or data == "[DONE]":
+            continue
+        choices = json.loads(data).get("choices") or [{}]
+        text = choices[0].get("delta", {}).get("content")
+        if text:
+            yield text
