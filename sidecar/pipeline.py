@@ -82,7 +82,6 @@ class Pipeline:
         self.coverage = Coverage(config.coverage, clock)
         self.stages = {stage: Tally(SECONDS_EDGES) for stage in Stage}
         self.budget_use = Tally(SHARE_EDGES)
-        self.traceparents_ignored = 0
         self.engines_refused = 0
 
     # the plan
@@ -134,7 +133,6 @@ class Pipeline:
         with self._lock:
             self.ledger.step_batches.receive(1)
             self.ledger.rows.receive(batch.row_count)
-            self.traceparents_ignored += batch.ignored_traceparents
             try:
                 return self._score(batch, decode_s)
             except Rejected as rejected:
@@ -271,7 +269,7 @@ class Pipeline:
                 requests_tracked=0 if judge is None else len(judge.requests),
                 requests_evicted=0 if judge is None else judge.evicted,
                 dedup_evicted=self._recent.evicted,
-                traceparents_ignored=self.traceparents_ignored,
+                traceparents_ignored=0 if judge is None else judge.requests.traceparents_ignored,
             )
 
     def _waiting(self) -> tuple[ArtifactSnapshot, ...]:

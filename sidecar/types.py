@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, NewType, TypeAlias
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 PositionArray: TypeAlias = npt.NDArray[np.uint32]
+IndexArray: TypeAlias = npt.NDArray[np.intp]
 
 BatchId = NewType("BatchId", str)
 EngineId = NewType("EngineId", str)
@@ -110,22 +112,33 @@ class TraceParent:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """The rows of one request in one step: rows ``start:stop`` of every tensor of the batch."""
+class Segments:
+    """Who owns which rows, by column: segment g is the rows ``starts[g]`` up to the next start, of one request.
 
-    request_id: RequestId
-    start: int
-    stop: int
-    positions: PositionArray  # [stop - start], strictly increasing
-    phase: Phase
-    session_id_hash: str = ""
-    tenant: str = ""
-    route: str = ""
-    language: str = ""
-    canary: bool = False
-    unseen: tuple[tuple[UnseenReason, int], ...] = ()
-    traceparent: TraceParent | None = None
-    prompt_tokens: int = 0
+    A column of facts is empty or has one entry per segment. Headers are as they came: whoever needs a trace parses it.
+    """
+
+    request_ids: tuple[RequestId, ...]  # [G], distinct
+    starts: IndexArray  # [G], strictly increasing, starts[0] == 0
+    rows: IndexArray  # [G], at least 1
+    positions: PositionArray  # [T], strictly increasing within a segment
+    phases: npt.NDArray[np.int8]  # [G], values of Phase
+    prompt_tokens: IndexArray  # [G], 0 if not known
+    unseen_tokens: Mapping[int, int] = field(default_factory=dict)  # by segment
+    traceparents: tuple[str, ...] = ()
+    tracestates: tuple[str, ...] = ()
+    session_id_hashes: tuple[str, ...] = ()
+    tenants: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    canaries: tuple[bool, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.request_ids)
+
+    @property
+    def token_count(self) -> int:
+        return len(self.positions)
 
 
 class ElementType(StrEnum):
@@ -164,19 +177,14 @@ class StepBatch:
     taken_ns: int
     plan_generation: int
     step: int
-    segments: tuple[Segment, ...]
+    segments: Segments
     tensors: tuple[TapTensor, ...]
     finished: tuple[RequestId, ...] = ()
-    ignored_traceparents: int = 0
-
-    @property
-    def token_count(self) -> int:
-        return self.segments[-1].stop
 
     @property
     def row_count(self) -> int:
         """Rows of all tap points: one row is one token at one tap point."""
-        return self.token_count * len(self.tensors)
+        return self.segments.token_count * len(self.tensors)
 
 
 @dataclass(frozen=True, slots=True)

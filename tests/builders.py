@@ -125,6 +125,16 @@ def wire_tap(tap: TapPoint = TAP) -> ingest_pb2.TapPoint:
     return ingest_pb2.TapPoint(layer=tap.layer, site=ingest_pb2.SITE_RESID_POST)
 
 
+def wire_segments(requests: Sequence[tuple[str, Sequence[int]]], **columns: Any) -> ingest_pb2.Segments:
+    return ingest_pb2.Segments(
+        request_ids=[name for name, _ in requests],
+        rows=[len(positions) for _, positions in requests],
+        phases=[ingest_pb2.PHASE_PREFILL] * len(requests),
+        positions=[position for _, positions in requests for position in positions],
+        **columns,
+    )
+
+
 def wire_batch(
     rows: np.ndarray | None = None,
     requests: Sequence[tuple[str, Sequence[int]]] = (("req-0", (0, 1, 2)),),
@@ -140,10 +150,7 @@ def wire_batch(
         "engine_id": "engine-0",
         "taken_ns": time.time_ns(),
         "step": number,
-        "segments": [
-            ingest_pb2.Segment(request_id=name, positions=positions, phase=ingest_pb2.PHASE_PREFILL)
-            for name, positions in requests
-        ],
+        "segments": wire_segments(requests),
         "tensors": [
             ingest_pb2.TapTensor(
                 tap_point=wire_tap(),

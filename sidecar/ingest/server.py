@@ -22,6 +22,7 @@ from sidecar.clock import Clock
 from sidecar.config import Listen
 from sidecar.errors import ConfigError, Rejected, RejectReason
 from sidecar.ingest import decode, wire
+from sidecar.ingest.checks import parse
 from sidecar.ingest.socket import SocketClaim
 from sidecar.log import Level, Log
 from sidecar.pipeline import OtherModelError, Pipeline, Result, TooManyEnginesError
@@ -186,7 +187,7 @@ class IngestServer:
     def _observe(self, raw: bytes) -> bytes:
         received_s = self._clock.monotonic_s()
         try:
-            request = decode.parse(ingest_pb2.ObserveRequest, raw)
+            request = parse(ingest_pb2.ObserveRequest, raw)
             if not request.HasField("step_batch"):
                 raise Rejected(RejectReason.MISSING, "step_batch")
             report = decode.traffic_report(request.traffic) if request.HasField("traffic") else None
@@ -227,7 +228,7 @@ class IngestServer:
         """The result to answer, or None for a message that is not answered."""
         received_s = self._clock.monotonic_s()
         try:
-            request = decode.parse(ingest_pb2.StreamRequest, raw)
+            request = parse(ingest_pb2.StreamRequest, raw)
             kind = request.WhichOneof("body")
             if kind is None:
                 raise Rejected(RejectReason.MISSING, "step_batch")
@@ -276,7 +277,7 @@ class IngestServer:
 
     def _register(self, raw: bytes) -> bytes:
         try:
-            request = decode.parse(control_pb2.RegisterRequest, raw)
+            request = parse(control_pb2.RegisterRequest, raw)
             engine = decode.engine_id(request.engine_id, "engine_id")
             model = decode.model_identity(request.model)
             report = TrafficReport(engine, 0, 0, (), 0, TapLedgerCounts())
@@ -299,7 +300,7 @@ class IngestServer:
 
     def _fetch_plan(self, raw: bytes) -> bytes:
         try:
-            request = decode.parse(control_pb2.FetchPlanRequest, raw)
+            request = parse(control_pb2.FetchPlanRequest, raw)
         except Rejected as rejected:
             raise _invalid(rejected) from None
         return wire.plan(self._pipeline.plan, request.known_generation).SerializeToString()

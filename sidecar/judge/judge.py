@@ -18,6 +18,8 @@ from sidecar.reading.read import Readings
 from sidecar.snapshot import EndedRequest, Exemplar, SignalScore, SignalSnapshot
 from sidecar.types import BoolArray, EngineId, Evidence, Phase, RequestId, StepBatch, TraceParent
 
+_EXEMPLARS_EVERY_S = 1.0  # finer than any scrape; a step's cost must not grow with the number of traces
+
 
 @dataclass(frozen=True, slots=True)
 class FlaggedSignal:
@@ -62,6 +64,7 @@ class Judge:
         self._request_scores = TallyBank(SCORE_EDGES, len(signals))
         self._detections = [0] * len(signals)
         self._detection_exemplars: list[Exemplar | None] = [None] * len(signals)
+        self._shown_s = -_EXEMPLARS_EVERY_S
 
     def succeed(self, before: Judge) -> None:
         """Go on where the judge of the plan before stopped.
@@ -84,17 +87,9 @@ class Judge:
 
     def judge(self, readings: Readings, batch: StepBatch) -> tuple[Verdict, ...]:
         """Update every request of the step and say which are over a threshold."""
-        now_s, now_ns = self._clock.monotonic_s(), self._clock.unix_ns()
-        tracked = []
-        for segment in batch.segments:
-            request, evicted = self.requests.touch((batch.engine_id, segment.request_id), segment, now_s, now_ns)
-            if evicted is not None:
-                self.evicted += 1
-                self._finish(evicted, "evicted")
-            tracked.append(request)
+        tracked = self._track(batch)
         slots = np.array([request.slot for request in tracked], dtype=np.intp)
-        starts = np.array([segment.start for segment in batch.segments], dtype=np.intp)
-        self._aggregates.update(Grouped(readings.values, readings.valid, starts, slots))
+        self._aggregates.update(Grouped(readings.values, readings.valid, batch.segments.starts, slots))
         scores = sigmoid(self._aggregates.scores[slots] * self._scale + self._offset)  # [G, S]
         counted = self._aggregates.counts[slots] > 0
         over = ~(scores <= self._threshold) & counted & self._may_flag & self._ready(batch)
@@ -102,17 +97,30 @@ class Judge:
             self._verdict(tracked[group], over[group], scores[group]) for group in np.flatnonzero(over.any(axis=1))
         )
 
+    def _track(self, batch: StepBatch) -> list[Tracked]:
+        """The requests of the step, in the order of its segments; the least recently seen make room for new ones."""
+        now_s, table, segments = self._clock.monotonic_s(), self.requests, batch.segments
+        tracked = []
+        for index, (request_id, rows) in enumerate(zip(segments.request_ids, segments.rows.tolist(), strict=True)):
+            key = (batch.engine_id, request_id)
+            request = table.find(key)
+            if request is None:
+                if table.full:
+                    self.evicted += 1
+                    self._end(table.oldest, "evicted")
+                request = table.add(key, segments, index, self._clock.unix_ns())
+            request.seen_s = now_s
+            request.tokens_seen += rows
+            tracked.append(request)
+        for index, tokens in segments.unseen_tokens.items():
+            tracked[index].tokens_unseen += tokens
+        return tracked
+
     def _ready(self, batch: StepBatch) -> BoolArray:
         """[G, S]: a signal of the prompt is judged when the prompt is complete, not on its first chunk."""
-        complete = np.array(
-            [
-                segment.phase is not Phase.PREFILL
-                or segment.prompt_tokens == 0
-                or int(segment.positions[-1]) + 1 >= segment.prompt_tokens
-                for segment in batch.segments
-            ],
-            dtype=np.bool_,
-        )
+        segments = batch.segments
+        newest = segments.positions[segments.starts + segments.rows - 1].astype(np.int64)
+        complete: BoolArray = (segments.phases != Phase.PREFILL) | (newest + 1 >= segments.prompt_tokens)
         return complete[:, None] | ~self._prompt_only
 
     def _verdict(self, request: Tracked, over: BoolArray, scores: DoubleArray) -> Verdict:
@@ -131,27 +139,24 @@ class Judge:
 
     def account(self, readings: Readings, batch: StepBatch) -> None:
         """Count the step's readings into the histograms. Canaries are not traffic and are left out."""
-        valid = readings.valid
-        if any(segment.canary for segment in batch.segments):
-            valid = valid.copy()
-            for segment in batch.segments:
-                if segment.canary:
-                    valid[segment.start : segment.stop] = False
+        segments, valid = batch.segments, readings.valid
+        if any(segments.canaries):
+            valid = valid & ~np.repeat(np.array(segments.canaries), segments.rows)[:, None]
+        scores = sigmoid(readings.values * self._scale + self._offset)  # [T, S]
         rows, signals = np.nonzero(valid)
-        if not rows.size:
-            return
-        scores = sigmoid(readings.values[rows, signals] * self._scale[signals] + self._offset[signals])
-        self._token_scores.add(signals, scores)
-        self._show_highest(rows, signals, scores, batch)
+        self._token_scores.add(signals, scores[rows, signals])
+        if segments.traceparents and self._clock.monotonic_s() - self._shown_s >= _EXEMPLARS_EVERY_S:
+            self._shown_s = self._clock.monotonic_s()
+            self._show_highest(np.where(valid, scores, -1.0), batch)
 
-    def _show_highest(self, rows: np.ndarray, signals: np.ndarray, scores: DoubleArray, batch: StepBatch) -> None:
+    def _show_highest(self, scores: DoubleArray, batch: StepBatch) -> None:
         """The step's highest score of each signal becomes an exemplar, if its request has a trace."""
-        order = np.argsort(scores, kind="stable")
-        starts = [segment.start for segment in batch.segments]
-        highest = dict(zip(signals[order].tolist(), order.tolist(), strict=True))  # the last one of each signal wins
-        for signal, at in highest.items():
-            segment = batch.segments[int(np.searchsorted(starts, rows[at], side="right")) - 1]
-            exemplar = self._exemplar(float(scores[at]), segment.traceparent)
+        rows = np.argmax(scores, axis=0)
+        owners = np.searchsorted(batch.segments.starts, rows, side="right") - 1
+        for signal, (row, owner) in enumerate(zip(rows.tolist(), owners.tolist(), strict=True)):
+            score = float(scores[row, signal])
+            request = self.requests.find((batch.engine_id, batch.segments.request_ids[owner]))
+            exemplar = None if request is None or score < 0 else self._exemplar(score, request.traceparent)
             if exemplar is not None:
                 self._token_scores.show(signal, exemplar)
 

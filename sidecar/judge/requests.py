@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from sidecar.types import EngineId, RequestId, Segment, TraceParent
+from sidecar.traceparent import parse_traceparent
+from sidecar.types import EngineId, RequestId, Segments, TraceParent
 
 Key = tuple[EngineId, RequestId]
 
@@ -17,10 +18,10 @@ class Tracked:
     key: Key
     slot: int
     started_ns: int
-    seen_s: float
     traceparent: TraceParent | None
     route: str
     canary: bool
+    seen_s: float = 0.0
     tokens_seen: int = 0
     tokens_unseen: int = 0
     flagged: set[int] = field(default_factory=set)  # indices of signals that crossed their threshold
@@ -33,28 +34,49 @@ class RequestTable:
         self._limit = limit
         self._requests: OrderedDict[Key, Tracked] = OrderedDict()
         self._free = list(range(limit - 1, -1, -1))
+        self.traceparents_ignored = 0
 
     def __len__(self) -> int:
         return len(self._requests)
 
-    def touch(self, key: Key, segment: Segment, now_s: float, now_ns: int) -> tuple[Tracked, Tracked | None]:
-        """The request, made if new, and the one that had to go to make room for it."""
-        evicted: Tracked | None = None
+    @property
+    def full(self) -> bool:
+        return not self._free
+
+    @property
+    def oldest(self) -> Key:
+        return next(iter(self._requests))
+
+    def find(self, key: Key) -> Tracked | None:
+        """The request, if it is tracked; it is now the newest."""
         found = self._requests.get(key)
-        if found is None:
-            if not self._free:
-                evicted = self.end(next(iter(self._requests)))
-            found = Tracked(key, self._free.pop(), now_ns, now_s, segment.traceparent, segment.route, segment.canary)
-            self._requests[key] = found
-        else:
+        if found is not None:
             self._requests.move_to_end(key)
-        found.seen_s = now_s
-        found.tokens_seen += segment.stop - segment.start
-        found.tokens_unseen += sum(tokens for _, tokens in segment.unseen)
-        return found, evicted
+        return found
+
+    def add(self, key: Key, segments: Segments, index: int, now_ns: int) -> Tracked:
+        """Track a request from its first segment on, which tells who it is. There must be room."""
+        made = Tracked(
+            key,
+            self._free.pop(),
+            now_ns,
+            self._parent(segments, index),
+            segments.routes[index] if segments.routes else "",
+            bool(segments.canaries) and segments.canaries[index],
+        )
+        self._requests[key] = made
+        return made
+
+    def _parent(self, segments: Segments, index: int) -> TraceParent | None:
+        header = segments.traceparents[index] if segments.traceparents else ""
+        if not header:
+            return None
+        found = parse_traceparent(header, segments.tracestates[index] if segments.tracestates else "")
+        self.traceparents_ignored += found is None
+        return found
 
     def end(self, key: Key) -> Tracked | None:
-        """Forget the request and free its slot; the caller reads what it needs of the slot before the next ``touch``."""
+        """Forget the request and free its slot; the caller reads what it needs of the slot before the next ``add``."""
         found = self._requests.pop(key, None)
         if found is not None:
             self._free.append(found.slot)

@@ -46,10 +46,10 @@ def read(plan: Plan, batch: StepBatch) -> Readings:
     Raises Rejected for what is the sender's fault (width, values, a tap point or plan that does not exist), Dropped if a
     projected payload was multiplied by a plan that is no longer in force.
     """
-    tokens = batch.token_count
+    tokens = batch.segments.token_count
     values = np.zeros((tokens, len(plan.signals)), dtype=np.float32)
     valid = np.zeros((tokens, len(plan.signals)), dtype=np.bool_)
-    positions = _positions(batch)
+    positions = batch.segments.positions
     spans = _spans(batch, plan)
     taps: list[TapRead] = []
     without_plan = 0
@@ -121,19 +121,10 @@ def _tap_read(tap_plan: TapPlan, readings: FloatArray, finite: BoolArray, positi
     return TapRead(tap_plan.tap_point, len(finite), int(np.count_nonzero(~finite)), checked, in_range)
 
 
-def _positions(batch: StepBatch) -> PositionArray:
-    if len(batch.segments) == 1:
-        return batch.segments[0].positions
-    return np.concatenate([segment.positions for segment in batch.segments])
-
-
 def _spans(batch: StepBatch, plan: Plan) -> dict[TokenSpan, npt.NDArray[np.bool_]]:
     """Which rows [T] each token span holds, for the spans that the plan uses."""
     used = {signal.span for signal in plan.signals}
-    phases = np.repeat(
-        np.array([segment.phase for segment in batch.segments], dtype=np.int8),
-        [segment.stop - segment.start for segment in batch.segments],
-    )
+    phases = np.repeat(batch.segments.phases, batch.segments.rows)
     masks = {
         TokenSpan.PROMPT: phases == Phase.PREFILL,
         TokenSpan.GENERATED: phases == Phase.DECODE,

@@ -130,38 +130,50 @@ class StepBatch(_message.Message):
     taken_ns: int
     plan_generation: int
     step: int
-    segments: _containers.RepeatedCompositeFieldContainer[Segment]
+    segments: Segments
     tensors: _containers.RepeatedCompositeFieldContainer[TapTensor]
     finished_request_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, batch_id: _Optional[str] = ..., engine_id: _Optional[str] = ..., taken_ns: _Optional[int] = ..., plan_generation: _Optional[int] = ..., step: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping[str, object]]]] = ..., tensors: _Optional[_Iterable[_Union[TapTensor, _Mapping[str, object]]]] = ..., finished_request_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, batch_id: _Optional[str] = ..., engine_id: _Optional[str] = ..., taken_ns: _Optional[int] = ..., plan_generation: _Optional[int] = ..., step: _Optional[int] = ..., segments: _Optional[_Union[Segments, _Mapping[str, object]]] = ..., tensors: _Optional[_Iterable[_Union[TapTensor, _Mapping[str, object]]]] = ..., finished_request_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
-class Segment(_message.Message):
-    __slots__ = ("request_id", "session_id_hash", "tenant", "route", "language", "canary", "positions", "phase", "unseen", "traceparent", "tracestate", "prompt_tokens")
-    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
-    SESSION_ID_HASH_FIELD_NUMBER: _ClassVar[int]
-    TENANT_FIELD_NUMBER: _ClassVar[int]
-    ROUTE_FIELD_NUMBER: _ClassVar[int]
-    LANGUAGE_FIELD_NUMBER: _ClassVar[int]
-    CANARY_FIELD_NUMBER: _ClassVar[int]
+class Segments(_message.Message):
+    __slots__ = ("request_ids", "rows", "phases", "positions", "prompt_tokens", "traceparents", "tracestates", "session_id_hashes", "tenants", "routes", "languages", "canaries", "unseen")
+    REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    PHASES_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
-    PHASE_FIELD_NUMBER: _ClassVar[int]
-    UNSEEN_FIELD_NUMBER: _ClassVar[int]
-    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
-    TRACESTATE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    request_id: str
-    session_id_hash: str
-    tenant: str
-    route: str
-    language: str
-    canary: bool
+    TRACEPARENTS_FIELD_NUMBER: _ClassVar[int]
+    TRACESTATES_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_HASHES_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_FIELD_NUMBER: _ClassVar[int]
+    LANGUAGES_FIELD_NUMBER: _ClassVar[int]
+    CANARIES_FIELD_NUMBER: _ClassVar[int]
+    UNSEEN_FIELD_NUMBER: _ClassVar[int]
+    request_ids: _containers.RepeatedScalarFieldContainer[str]
+    rows: _containers.RepeatedScalarFieldContainer[int]
+    phases: _containers.RepeatedScalarFieldContainer[Phase]
     positions: _containers.RepeatedScalarFieldContainer[int]
-    phase: Phase
-    unseen: _containers.RepeatedCompositeFieldContainer[Unseen]
-    traceparent: str
-    tracestate: str
-    prompt_tokens: int
-    def __init__(self, request_id: _Optional[str] = ..., session_id_hash: _Optional[str] = ..., tenant: _Optional[str] = ..., route: _Optional[str] = ..., language: _Optional[str] = ..., canary: _Optional[bool] = ..., positions: _Optional[_Iterable[int]] = ..., phase: _Optional[_Union[Phase, str]] = ..., unseen: _Optional[_Iterable[_Union[Unseen, _Mapping[str, object]]]] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
+    prompt_tokens: _containers.RepeatedScalarFieldContainer[int]
+    traceparents: _containers.RepeatedScalarFieldContainer[str]
+    tracestates: _containers.RepeatedScalarFieldContainer[str]
+    session_id_hashes: _containers.RepeatedScalarFieldContainer[str]
+    tenants: _containers.RepeatedScalarFieldContainer[str]
+    routes: _containers.RepeatedScalarFieldContainer[str]
+    languages: _containers.RepeatedScalarFieldContainer[str]
+    canaries: _containers.RepeatedScalarFieldContainer[bool]
+    unseen: _containers.RepeatedCompositeFieldContainer[SegmentUnseen]
+    def __init__(self, request_ids: _Optional[_Iterable[str]] = ..., rows: _Optional[_Iterable[int]] = ..., phases: _Optional[_Iterable[_Union[Phase, str]]] = ..., positions: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[_Iterable[int]] = ..., traceparents: _Optional[_Iterable[str]] = ..., tracestates: _Optional[_Iterable[str]] = ..., session_id_hashes: _Optional[_Iterable[str]] = ..., tenants: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[str]] = ..., languages: _Optional[_Iterable[str]] = ..., canaries: _Optional[_Iterable[bool]] = ..., unseen: _Optional[_Iterable[_Union[SegmentUnseen, _Mapping[str, object]]]] = ...) -> None: ...
+
+class SegmentUnseen(_message.Message):
+    __slots__ = ("segment", "reason", "tokens")
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    segment: int
+    reason: UnseenReason
+    tokens: int
+    def __init__(self, segment: _Optional[int] = ..., reason: _Optional[_Union[UnseenReason, str]] = ..., tokens: _Optional[int] = ...) -> None: ...
 
 class Unseen(_message.Message):
     __slots__ = ("reason", "tokens")
