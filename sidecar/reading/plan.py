@@ -13,7 +13,7 @@ from probes.artifact import Artifact, fit
 from probes.manifest import AggregationKind, Kind, TokenSpan
 from sidecar.errors import ArtifactError
 from sidecar.snapshot import ArtifactSnapshot
-from sidecar.types import Evidence, FloatArray, ModelIdentity, TapPoint
+from sidecar.types import Evidence, FloatArray, IndexArray, ModelIdentity, TapPoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ class TapPlan:
     columns: tuple[str, ...]
     directions: FloatArray  # [D, K]
     offsets: FloatArray  # [K]
-    signals: tuple[tuple[int, int], ...]  # (index in Plan.signals, column)
+    signals: IndexArray  # [N], indices in Plan.signals
+    signal_columns: IndexArray  # [N], their columns
     control: Control | None
 
 
@@ -68,6 +69,8 @@ class Plan:
     model: ModelIdentity
     taps: Mapping[TapPoint, TapPlan]
     signals: tuple[Signal, ...]
+    gates: tuple[tuple[TokenSpan, int], ...]  # the distinct (span, skipped positions) of all signals
+    gate_of: IndexArray  # [S], which gate each signal has
     artifacts: tuple[ArtifactSnapshot, ...]
 
 
@@ -86,7 +89,10 @@ def build_plan(generation: int, artifacts: Iterable[Artifact], model: ModelIdent
         states.append(ArtifactSnapshot(manifest.name, manifest.version, found.evidence.value, found.reason))
     signals: list[Signal] = []
     taps = {where: _tap_plan(where, fitting[where], signals) for where in sorted(fitting)}
-    return Plan(generation, model, MappingProxyType(taps), tuple(signals), tuple(states))
+    wanted = [(signal.span, signal.skip_positions) for signal in signals]
+    gates = tuple(dict.fromkeys(wanted))
+    gate_of = np.array([gates.index(gate) for gate in wanted], dtype=np.intp)
+    return Plan(generation, model, MappingProxyType(taps), tuple(signals), gates, gate_of, tuple(states))
 
 
 def _tap_plan(where: TapPoint, members: list[tuple[Artifact, Evidence, str]], signals: list[Signal]) -> TapPlan:
@@ -108,7 +114,8 @@ def _tap_plan(where: TapPoint, members: list[tuple[Artifact, Evidence, str]], si
         tuple(names),
         np.ascontiguousarray(np.concatenate([artifact.directions for artifact, _, _ in members], axis=1)),
         np.concatenate([artifact.offsets for artifact, _, _ in members]),
-        tuple(placed),
+        np.array([index for index, _ in placed], dtype=np.intp),
+        np.array([column for _, column in placed], dtype=np.intp),
         control,
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from probes.manifest import TokenSpan
 from sidecar.errors import Dropped, DropReason, Rejected, RejectReason
@@ -50,7 +49,7 @@ def read(plan: Plan, batch: StepBatch) -> Readings:
     values = np.zeros((tokens, len(plan.signals)), dtype=np.float32)
     valid = np.zeros((tokens, len(plan.signals)), dtype=np.bool_)
     positions = batch.segments.positions
-    spans = _spans(batch, plan)
+    gates = _gates(batch, plan)
     taps: list[TapRead] = []
     without_plan = 0
     for i, tensor in enumerate(batch.tensors):
@@ -63,13 +62,9 @@ def read(plan: Plan, batch: StepBatch) -> Readings:
             without_plan += tokens
             continue
         readings, finite = _readings(tensor, tap_plan, plan, batch.plan_generation, path)
-        for index, column in tap_plan.signals:
-            signal = plan.signals[index]
-            mask = finite & spans[signal.span]
-            if signal.skip_positions:
-                mask &= positions >= signal.skip_positions
-            valid[:, index] = mask
-            np.copyto(values[:, index], readings[:, column], where=mask)
+        mask = finite[:, None] & gates[:, plan.gate_of[tap_plan.signals]]  # [T, N]
+        valid[:, tap_plan.signals] = mask
+        values[:, tap_plan.signals] = np.where(mask, readings[:, tap_plan.signal_columns], np.float32(0))
         taps.append(_tap_read(tap_plan, readings, finite, positions))
     return Readings(plan, values, valid, tuple(taps), without_plan)
 
@@ -121,13 +116,16 @@ def _tap_read(tap_plan: TapPlan, readings: FloatArray, finite: BoolArray, positi
     return TapRead(tap_plan.tap_point, len(finite), int(np.count_nonzero(~finite)), checked, in_range)
 
 
-def _spans(batch: StepBatch, plan: Plan) -> dict[TokenSpan, npt.NDArray[np.bool_]]:
-    """Which rows [T] each token span holds, for the spans that the plan uses."""
-    used = {signal.span for signal in plan.signals}
-    phases = np.repeat(batch.segments.phases, batch.segments.rows)
-    masks = {
+def _gates(batch: StepBatch, plan: Plan) -> BoolArray:
+    """[T, number of gates]: which rows lie within each gate's token span and beyond its skipped positions."""
+    segments = batch.segments
+    phases = np.repeat(segments.phases, segments.rows)
+    spans = {
         TokenSpan.PROMPT: phases == Phase.PREFILL,
         TokenSpan.GENERATED: phases == Phase.DECODE,
         TokenSpan.ALL: np.ones(len(phases), dtype=np.bool_),
     }
-    return {span: masks[span] for span in used}
+    made = np.empty((len(phases), len(plan.gates)), dtype=np.bool_)
+    for i, (span, skip) in enumerate(plan.gates):
+        made[:, i] = spans[span] & (segments.positions >= skip)
+    return made

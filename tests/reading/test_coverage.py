@@ -24,12 +24,13 @@ def plan_of(*taps: TapPoint, control: bool = True) -> Plan:
             ("c",),
             np.ones((WIDTH, 1), np.float32),
             np.zeros(1, np.float32),
-            (),
+            np.zeros(0, np.intp),
+            np.zeros(0, np.intp),
             Control(0, -1, 1, 0) if control else None,
         )
         for tap in taps
     }
-    return Plan(1, MODEL, made, (), ())
+    return Plan(1, MODEL, made, (), (), np.zeros(0, np.intp), ())
 
 
 class Traffic:
