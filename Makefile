@@ -58,7 +58,7 @@ image: .venv/.dev
 	.venv/bin/buf build -o protos/stethoscope.binpb
 
 docs: .venv/.dev
-	$(PY) -m sidecar.export.table > docs/metrics.md
+	$(PY) -m sidecar.export.reference > docs/metrics.md
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

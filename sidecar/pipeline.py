@@ -21,6 +21,8 @@ from sidecar.reading.read import Readings, read
 from sidecar.snapshot import ArtifactSnapshot, EndedRequest, Snapshot, Stage
 from sidecar.types import BatchId, EngineId, ModelIdentity, RequestId, StepBatch, TrafficReport
 
+NO_ID = BatchId("")
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -43,18 +45,18 @@ class TooManyEnginesError(Exception):
 
 
 class _RecentIds:
-    """The newest batch ids; the oldest goes first, and is counted."""
+    """The newest batch ids, each engine's own; the oldest goes first, and is counted."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._ids: OrderedDict[BatchId, None] = OrderedDict()
+        self._ids: OrderedDict[tuple[EngineId, BatchId], None] = OrderedDict()
         self.evicted = 0
 
-    def __contains__(self, batch_id: BatchId) -> bool:
-        return batch_id in self._ids
+    def __contains__(self, batch: StepBatch) -> bool:
+        return (batch.engine_id, batch.batch_id) in self._ids
 
-    def add(self, batch_id: BatchId) -> None:
-        self._ids[batch_id] = None
+    def add(self, batch: StepBatch) -> None:
+        self._ids[batch.engine_id, batch.batch_id] = None
         if len(self._ids) > self._limit:
             self._ids.popitem(last=False)
             self.evicted += 1
@@ -83,6 +85,7 @@ class Pipeline:
         self.stages = {stage: Tally(SECONDS_EDGES) for stage in Stage}
         self.budget_use = Tally(SHARE_EDGES)
         self.engines_refused = 0
+        self._ended_all = False
 
     # the plan
 
@@ -125,25 +128,29 @@ class Pipeline:
 
     # batches
 
-    def submit(self, batch: StepBatch, decode_s: float) -> Result:
+    def submit(self, batch: StepBatch, decode_s: float, report: TrafficReport | None = None) -> Result:
         """Take a decoded batch to its outcome and book it. ``settle`` must be called once the reply is written.
 
+        report: the engine's own count up to this batch, taken in unless the batch is refused.
         An exception that is neither Rejected nor Dropped is a bug: the batch is booked as dropped{internal}, and it is raised.
         """
         with self._lock:
             self.ledger.step_batches.receive(1)
             self.ledger.rows.receive(batch.row_count)
             try:
-                return self._score(batch, decode_s)
+                made = self._score(batch, decode_s)
             except Rejected as rejected:
                 self.ledger.step_batches.reject(rejected.reason, 1)
                 self.ledger.rows.reject(rejected.reason, batch.row_count)
                 return Result(batch.batch_id, False, rejected.reason, rejected.field)
             except Dropped as dropped:
-                return self._drop(batch, dropped.reason)
+                made = self._drop(batch, dropped.reason)
             except Exception:
                 self._drop(batch, DropReason.INTERNAL)
                 raise
+            if report is not None and self.coverage.knows(report.engine_id):
+                self.coverage.report(report)
+            return made
 
     def _drop(self, batch: StepBatch, reason: DropReason) -> Result:
         self.ledger.step_batches.drop(reason, 1)
@@ -151,13 +158,15 @@ class Pipeline:
         return Result(batch.batch_id, False, reason)
 
     def _score(self, batch: StepBatch, decode_s: float) -> Result:
+        if self._ended_all:
+            raise Dropped(DropReason.SHUTTING_DOWN)
         if not self.coverage.knows(batch.engine_id) or self.plan is None or self.judge is None:
             raise Rejected(RejectReason.UNKNOWN_ENGINE, "step_batch.engine_id")
-        if batch.batch_id in self._recent:
+        if batch in self._recent:
             raise Dropped(DropReason.DUPLICATE)
         with self._timed(Stage.READ) as read_time:
             readings = read(self.plan, batch)
-        self._recent.add(batch.batch_id)
+        self._recent.add(batch)
         self.coverage.saw(batch.engine_id, readings.taps)
         self.judge.finish(batch.engine_id, batch.finished)
         if not readings.rows_scored:
@@ -178,12 +187,19 @@ class Pipeline:
             DropReason.SCORE_NON_FINITE, batch.row_count - readings.rows_scored - readings.rows_without_plan
         )
 
-    def reject(self, rejected: Rejected) -> Result:
+    def reject(self, rejected: Rejected, batch_id: BatchId = NO_ID) -> Result:
         """Book a message that could not be decoded: it had no rows that could be counted."""
         with self._lock:
             self.ledger.step_batches.receive(1)
             self.ledger.step_batches.reject(rejected.reason, 1)
-        return Result(BatchId(""), False, rejected.reason, rejected.field)
+        return Result(batch_id, False, rejected.reason, rejected.field)
+
+    def abandon(self) -> Result:
+        """Book a message whose decoding ran into a bug of ours: it had no rows that could be counted."""
+        with self._lock:
+            self.ledger.step_batches.receive(1)
+            self.ledger.step_batches.drop(DropReason.INTERNAL, 1)
+        return Result(NO_ID, False, DropReason.INTERNAL)
 
     def settle(self) -> None:
         """Account for batches whose replies are written, and end requests that went quiet."""
@@ -223,9 +239,11 @@ class Pipeline:
             if self.judge is not None:
                 self.judge.finish(engine, requests)
 
-    def stream_opened(self, engine: EngineId) -> None:
+    def stream_opened(self, engine: EngineId) -> bool:
+        """False if no such engine is registered: the stream is nobody's yet."""
         with self._lock:
             self.coverage.stream_opened(engine)
+            return self.coverage.knows(engine)
 
     def stream_closed(self, engine: EngineId, *, goodbye: bool) -> None:
         with self._lock:
@@ -235,8 +253,9 @@ class Pipeline:
                 self.coverage.stream_closed(engine)
 
     def end_all(self) -> None:
-        """The process ends: settle what is open and end every request."""
+        """The process ends: settle what is open and end every request. A batch that comes later is dropped."""
         with self._lock:
+            self._ended_all = True
             self._settle()
             if self.judge is not None:
                 self.judge.end_all()
@@ -265,7 +284,7 @@ class Pipeline:
                 budget_use=self.budget_use.snapshot(),
                 engines=self.coverage.connected,
                 engines_refused=self.engines_refused,
-                taps=self.coverage.taps_ledger(),
+                taps=self.coverage.taps,
                 requests_tracked=0 if judge is None else len(judge.requests),
                 requests_evicted=0 if judge is None else judge.evicted,
                 dedup_evicted=self._recent.evicted,

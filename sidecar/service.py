@@ -99,7 +99,7 @@ class Sidecar:
         self._clock = SystemClock() if clock is None else clock
         level = Level[config.log.level]
         self.log = Log(self._clock, level, config.log.lines_per_s, *([write_log] if write_log else []))
-        self._tracing = Tracing(config.traces, version=VERSION) if config.traces.enabled else None
+        self._tracing = Tracing(config.traces, version=VERSION, log=self.log) if config.traces.enabled else None
         self.pipeline = Pipeline(config, self._clock, self._request_ended)
         self._reloader = Reloader(config, self.pipeline, self.log)
         self._ingest = IngestServer(
@@ -119,6 +119,7 @@ class Sidecar:
             max_connections=config.metrics.max_connections,
             header_timeout_s=config.metrics.header_timeout_s,
             ready=lambda: self._ready,
+            log=self.log,
         )
         self._started_s = self._clock.monotonic_s()
         self._ready = False
@@ -134,6 +135,7 @@ class Sidecar:
 
     def start(self) -> None:
         try:
+            self._start(self._ingest.bind, self._ingest.stop)
             self._start(self._reloader.start, self._reloader.stop)
             if self._tracing is not None:
                 self._start(self._tracing.start, self._tracing.stop)
@@ -145,7 +147,15 @@ class Sidecar:
         gc.collect()
         gc.freeze()  # what start-up made stays: a full collection later costs 100 ms with these libraries loaded
         self._ready = True
-        self.log.event(Level.INFO, "started", version=VERSION, transport=self.address.partition(":")[0])
+        unix = self.address.startswith("unix:")
+        self.log.event(
+            Level.INFO,
+            "started",
+            version=VERSION,
+            transport="unix" if unix else "tcp",
+            port=None if unix else int(self.address.rpartition(":")[2]),
+            metrics_port=self.metrics_port,
+        )
 
     def _start(self, start: Callable[[], None], stop: Callable[[], None]) -> None:
         start()
@@ -168,7 +178,14 @@ class Sidecar:
         self.pipeline.end_all()
         batches = self.snapshot().step_batches
         self.log.event(
-            Level.INFO, "stopped", received=batches.received, in_flight=batches.in_flight, balanced=batches.balanced
+            Level.INFO,
+            "stopped",
+            received=batches.received,
+            scored=batches.scored,
+            dropped=sum(batches.dropped.values()),
+            rejected=sum(batches.rejected.values()),
+            in_flight=batches.in_flight,
+            balanced=batches.balanced,
         )
 
     def _request_ended(self, ended: EndedRequest) -> None:

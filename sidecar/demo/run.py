@@ -31,6 +31,7 @@ from sidecar.demo.traffic import Traffic
 
 _START_S = 180.0  # a cold disk and a busy machine: importing the server alone can take a minute
 _REFRESH_S = 0.5
+_WIDTH = 100  # of the table where there is no terminal to ask
 _SETTLE_S = 20.0
 
 
@@ -47,6 +48,8 @@ class DemoOptions:
 def run_demo(options: DemoOptions) -> int:
     """0 when it ended as asked (after the seconds, or by Ctrl-C), 1 if something did not work."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

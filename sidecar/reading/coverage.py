@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 from sidecar.clock import Clock
 from sidecar.config import Coverage as CoverageConfig
@@ -33,6 +33,12 @@ class _Engine:
     reported_s: float | None = None
     active_s: float | None = None
     last: TrafficReport | None = None
+
+    @property
+    def last_sign_s(self) -> float:
+        """When it was last heard of, by whatever way: one that never opens a stream must not keep its place for ever."""
+        signs = (self.registered_s, self.lost_s, self.reported_s, self.active_s)
+        return max(sign for sign in signs if sign is not None)
 
 
 @dataclass(slots=True)
@@ -70,6 +76,7 @@ class Coverage:
         self._engines: dict[EngineId, _Engine] = {}
         self._taps: dict[TapPoint, _Tap] = {}
         self.unseen = dict.fromkeys(UnseenReason, 0)
+        self.taps = TapLedgerCounts()  # what all taps said of the batches they made, those that left included
 
     def bind(self, plan: Plan) -> None:
         """Follow the plan's tap points: new ones start at zero, others go on."""
@@ -133,6 +140,7 @@ class Coverage:
         unseen = _grown(dict(report.unseen), {} if before is None else dict(before.unseen))
         for reason, tokens in unseen.items():
             self.unseen[reason] += tokens
+        self.taps = _added(self.taps, report.tap, TapLedgerCounts() if before is None else before.tap)
         computed = report.tokens_computed - (0 if before is None else before.tokens_computed)
         expected = max(0, computed - unseen.get(UnseenReason.SAMPLING, 0))
         for tap in self._taps.values():
@@ -150,17 +158,6 @@ class Coverage:
                 tap.seen += one.rows
                 tap.control_rows += one.control_rows
                 tap.control_in_range += one.control_in_range
-
-    def taps_ledger(self) -> TapLedgerCounts:
-        """What the connected taps last said of the batches they made, added up."""
-        ledgers = [engine.last.tap for engine in self._engines.values() if engine.last is not None]
-        return TapLedgerCounts(
-            sum(one.sent for one in ledgers),
-            sum(one.ok for one in ledgers),
-            sum(one.refused for one in ledgers),
-            sum(one.unknown for one in ledgers),
-            sum(one.dropped for one in ledgers),
-        )
 
     # judgement
 
@@ -233,7 +230,7 @@ class Coverage:
         gone = [
             name
             for name, engine in self._engines.items()
-            if engine.lost_s is not None and now - engine.lost_s > self._config.forget_s
+            if not engine.streams and now - engine.last_sign_s > self._config.forget_s
         ]
         for name in gone:
             del self._engines[name]
@@ -241,3 +238,9 @@ class Coverage:
 
 def _grown(now: Mapping[UnseenReason, int], before: Mapping[UnseenReason, int]) -> dict[UnseenReason, int]:
     return {reason: max(0, count - before.get(reason, 0)) for reason, count in now.items()}
+
+
+def _added(total: TapLedgerCounts, now: TapLedgerCounts, before: TapLedgerCounts) -> TapLedgerCounts:
+    return TapLedgerCounts(
+        *(max(0, t + n - b) for t, n, b in zip(astuple(total), astuple(now), astuple(before), strict=True))
+    )

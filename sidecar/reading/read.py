@@ -45,6 +45,8 @@ def read(plan: Plan, batch: StepBatch) -> Readings:
     Raises Rejected for what is the sender's fault (width, values, a tap point or plan that does not exist), Dropped if a
     projected payload was multiplied by a plan that is no longer in force.
     """
+    if batch.plan_generation > plan.generation:
+        raise Rejected(RejectReason.UNKNOWN_GENERATION, "step_batch.plan_generation")
     tokens = batch.segments.token_count
     values = np.zeros((tokens, len(plan.signals)), dtype=np.float32)
     valid = np.zeros((tokens, len(plan.signals)), dtype=np.bool_)
@@ -58,7 +60,7 @@ def read(plan: Plan, batch: StepBatch) -> Readings:
             raise Rejected(RejectReason.UNKNOWN_TAP_POINT, f"{path}.tap_point.layer")
         tap_plan = plan.taps.get(tensor.tap_point)
         if tap_plan is None:
-            _readable(tensor, plan, path)
+            _check_finite(_readable(tensor, plan, path), tensor, path)  # a NaN is the sender's fault, read or not
             without_plan += tokens
             continue
         readings, finite = _readings(tensor, tap_plan, plan, batch.plan_generation, path)
@@ -70,10 +72,15 @@ def read(plan: Plan, batch: StepBatch) -> Readings:
 
 
 def _readable(tensor: TapTensor, plan: Plan, path: str) -> FloatArray:
-    """The tensor's rows in float32. Raises Rejected for a wrong width or a NaN."""
+    """The tensor's rows in float32. Raises Rejected for a wrong width."""
     if not tensor.projected and tensor.values.shape[1] != plan.model.width:
         raise Rejected(RejectReason.BAD_SHAPE, f"{path}.columns")
     return to_float32(tensor.values, tensor.dtype)
+
+
+def _check_finite(rows: FloatArray, tensor: TapTensor, path: str) -> None:
+    if not np.isfinite(rows).all():
+        raise Rejected(RejectReason.NON_FINITE, f"{path}.{'projected' if tensor.projected else 'raw'}")
 
 
 def _readings(
@@ -82,26 +89,23 @@ def _readings(
     """Readings [T, K] and which rows are finite [T]; the others' readings are not to be used."""
     rows = _readable(tensor, plan, path)
     if tensor.projected:
-        return _projected(rows, tap_plan, plan, generation, path)
+        return _projected(rows, tensor, tap_plan, generation == plan.generation, path)
     readings, squared = project(rows, tap_plan.directions, tap_plan.offsets)
     finite: BoolArray = np.isfinite(squared)
-    if not finite.all() and not np.isfinite(rows[~finite]).all():
-        raise Rejected(RejectReason.NON_FINITE, f"{path}.raw")
+    if not finite.all():
+        _check_finite(rows[~finite], tensor, path)
     finite &= np.isfinite(readings).all(axis=1)
     return readings, finite
 
 
 def _projected(
-    rows: FloatArray, tap_plan: TapPlan, plan: Plan, generation: int, path: str
+    rows: FloatArray, tensor: TapTensor, tap_plan: TapPlan, current: bool, path: str
 ) -> tuple[FloatArray, BoolArray]:
-    if generation > plan.generation:
-        raise Rejected(RejectReason.UNKNOWN_GENERATION, "step_batch.plan_generation")
-    if generation < plan.generation:
+    if not current:
         raise Dropped(DropReason.NO_PLAN)
     if rows.shape[1] != len(tap_plan.columns) + 1:
         raise Rejected(RejectReason.BAD_SHAPE, f"{path}.columns")
-    if not np.isfinite(rows).all():
-        raise Rejected(RejectReason.NON_FINITE, f"{path}.projected")
+    _check_finite(rows, tensor, path)
     return rows[:, :-1], np.ones(len(rows), dtype=np.bool_)
 
 

@@ -1,0 +1,153 @@
+"""What every metric of the table is worth in one snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sidecar.errors import DropReason, RejectReason
+from sidecar.export.http import HttpOutcome
+from sidecar.export.table import ANY_TAP_POINT, PREFIX, REFUSED
+from sidecar.ledger import LedgerCounts
+from sidecar.snapshot import CoverageSnapshot, Exemplar, Histogram, ReloadOutcome, SignalSnapshot, Snapshot, Stage
+from sidecar.types import Evidence, UnseenReason
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One label set and its value, in the order of the metric's labels."""
+
+    labels: tuple[str, ...]
+    value: float | Histogram
+    exemplar: Exemplar | None = None
+
+
+Reader = Callable[[Snapshot], Iterable[Point]]
+DIGEST_DIGITS = 12
+
+
+def _one(value: float | Histogram) -> tuple[Point]:
+    return (Point((), value),)
+
+
+def _members(
+    counts: Mapping[Any, float | Histogram], members: Iterable[str], *, absent: bool = True
+) -> Iterator[Point]:
+    """Every member, also those never counted: a series that appears late hides its first increase from rate().
+
+    A key that is no member follows, so that it is seen to be left out. absent: whether a member without a count is 0.
+    """
+    names = [str(member) for member in members]
+    for name in names:
+        if absent or name in counts:
+            yield Point((name,), counts.get(name, 0))
+    for key, value in counts.items():
+        if key not in names:
+            yield Point((str(key),), value)
+
+
+def _account(unit: str, of: Callable[[Snapshot], LedgerCounts]) -> dict[str, Reader]:
+    return {
+        f"{unit}_received_total": lambda s: _one(of(s).received),
+        f"{unit}_scored_total": lambda s: _one(of(s).scored),
+        f"{unit}_dropped_total": lambda s: _members(of(s).dropped, DropReason),
+        f"{unit}_rejected_total": lambda s: _members(of(s).rejected, RejectReason),
+        f"{unit}_in_flight": lambda s: _one(of(s).in_flight),
+    }
+
+
+def _by_probe(of: Callable[[SignalSnapshot], float | Histogram]) -> Reader:
+    return lambda s: (Point((signal.name,), of(signal)) for signal in s.signals)
+
+
+def _by_tap_point(of: Callable[[CoverageSnapshot], float]) -> Reader:
+    return lambda s: (Point((entry.tap_point.name,), of(entry)) for entry in s.coverage)
+
+
+def _detections(s: Snapshot) -> Iterator[Point]:
+    return (Point((signal.name,), signal.detections, signal.detection_exemplar) for signal in s.signals)
+
+
+def _signal_info(s: Snapshot) -> Iterator[Point]:
+    for signal in s.signals:
+        labels = (
+            signal.name,
+            signal.version,
+            signal.digest[:DIGEST_DIGITS],
+            signal.evidence,
+            signal.tap_point.name,
+            signal.aggregation,
+            _boolean(signal.certified),
+        )
+        yield Point(labels, 1)
+
+
+def _artifacts(s: Snapshot) -> Iterator[Point]:
+    evidence = [artifact.evidence for artifact in s.artifacts]
+    return _members({word: evidence.count(word) for word in evidence}, (*Evidence, REFUSED))
+
+
+def _stages(s: Snapshot) -> Iterator[Point]:
+    return _members(s.stages, Stage, absent=False)
+
+
+def _control_rows(s: Snapshot) -> Iterator[Point]:
+    for entry in s.coverage:
+        yield Point((entry.tap_point.name, _boolean(value=True)), entry.control_in_range)
+        yield Point((entry.tap_point.name, _boolean(value=False)), entry.control_rows - entry.control_in_range)
+
+
+def _blind(s: Snapshot) -> Iterator[Point]:
+    yield Point((ANY_TAP_POINT,), s.blind)
+    yield from _by_tap_point(lambda entry: entry.blind)(s)
+
+
+def _tap_batches(s: Snapshot) -> Iterator[Point]:
+    outcomes = {"ok": s.taps.ok, "refused": s.taps.refused, "unknown": s.taps.unknown, "dropped": s.taps.dropped}
+    return _members(outcomes, outcomes)
+
+
+def _boolean(value: bool) -> str:
+    return "true" if value else "false"
+
+
+_UNPREFIXED: dict[str, Reader] = {
+    **_account("step_batches", lambda s: s.step_batches),
+    **_account("rows", lambda s: s.rows),
+    "probe_score": _by_probe(lambda signal: signal.scores),
+    "probe_request_score": _by_probe(lambda signal: signal.request_scores),
+    "probe_detections_total": _detections,
+    "probe_threshold": _by_probe(lambda signal: signal.threshold),
+    "probe_target_false_positive_ratio": _by_probe(lambda signal: signal.target_fpr),
+    "signal_info": _signal_info,
+    "artifacts": _artifacts,
+    "artifact_reloads_total": lambda s: _members(s.reloads, ReloadOutcome),
+    "plan_generation": lambda s: _one(s.plan_generation),
+    "stage_duration_seconds": _stages,
+    "step_budget_seconds": lambda s: _one(s.budget_s),
+    "step_budget_use_ratio": lambda s: _one(s.budget_use),
+    "tokens_expected_total": _by_tap_point(lambda entry: entry.expected),
+    "tokens_seen_total": _by_tap_point(lambda entry: entry.seen),
+    "tokens_unseen_total": lambda s: _members(s.unseen, UnseenReason),
+    "positive_control_rows_total": _control_rows,
+    "blind": _blind,
+    "engines_connected": lambda s: _one(s.engines),
+    "engines_refused_total": lambda s: _one(s.engines_refused),
+    "tap_batches_sent_total": lambda s: _one(s.taps.sent),
+    "tap_batches_total": _tap_batches,
+    "requests_tracked": lambda s: _one(s.requests_tracked),
+    "requests_evicted_total": lambda s: _one(s.requests_evicted),
+    "dedup_evicted_total": lambda s: _one(s.dedup_evicted),
+    "traceparents_ignored_total": lambda s: _one(s.traceparents_ignored),
+    "spans_exported_total": lambda s: _one(s.spans_exported),
+    "spans_failed_total": lambda s: _one(s.spans_failed),
+    "spans_dropped_total": lambda s: _one(s.spans_queue_dropped),
+    "evaluation_events_exported_total": lambda s: _one(s.events_exported),
+    "evaluation_events_failed_total": lambda s: _one(s.events_failed),
+    "log_lines_suppressed_total": lambda s: _one(s.log_lines_suppressed),
+    "http_requests_total": lambda s: _members(s.http_requests, HttpOutcome),
+    "uptime_seconds": lambda s: _one(s.uptime_s),
+}
+
+READERS: dict[str, Reader] = {PREFIX + name: reader for name, reader in _UNPREFIXED.items()}

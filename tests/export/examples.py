@@ -1,0 +1,125 @@
+"""Snapshots and ended requests of a sidecar that has seen some of everything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sidecar.errors import DropReason, RejectReason
+from sidecar.export.http import HttpOutcome
+from sidecar.ledger import Account, LedgerCounts
+from sidecar.snapshot import (
+    ArtifactSnapshot,
+    CoverageSnapshot,
+    EndedRequest,
+    Exemplar,
+    Histogram,
+    ReloadOutcome,
+    SignalScore,
+    SignalSnapshot,
+    Snapshot,
+    Stage,
+)
+from sidecar.types import Evidence, ModelIdentity, TapLedgerCounts, TapPoint, TraceParent, UnseenReason
+
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+SPAN_ID = "b7ad6b7169203331"
+SCORE_EDGES = tuple(n / 20 for n in range(1, 20))
+SAMPLED = TraceParent(TRACE_ID, SPAN_ID, sampled=True)
+UNSAMPLED = TraceParent(TRACE_ID, SPAN_ID, sampled=False)
+
+
+def histogram(edges: tuple[float, ...], observations: list[float], exemplar: float | None = None) -> Histogram:
+    counts = np.zeros(len(edges) + 1, np.int64)
+    np.add.at(counts, np.searchsorted(edges, observations), 1)
+    places: list[Exemplar | None] = [None] * len(counts)
+    if exemplar is not None:
+        places[int(np.searchsorted(edges, exemplar))] = Exemplar(exemplar, TRACE_ID, SPAN_ID, 1_700_000_000.25)
+    return Histogram(edges, counts, float(sum(observations)), tuple(places) if exemplar is not None else ())
+
+
+def signal(name: str = "sentiment", **changes: Any) -> SignalSnapshot:
+    made = SignalSnapshot(
+        name=name,
+        version="1.0.0",
+        digest="ab" * 32,
+        tap_point=TapPoint(14),
+        aggregation="mean",
+        evidence=Evidence.DECODABLE,
+        stale_reason="",
+        threshold=0.81,
+        target_fpr=0.05,
+        certified=True,
+        readings=4,
+        scores=histogram(SCORE_EDGES, [0.1, 0.3, 0.55, 0.93], exemplar=0.93),
+        requests=2,
+        request_scores=histogram(SCORE_EDGES, [0.2, 0.9], exemplar=0.9),
+        detections=1,
+        detection_exemplar=Exemplar(0.9, TRACE_ID, SPAN_ID, 1_700_000_000.5),
+    )
+    return replace(made, **changes)
+
+
+def coverage(layer: int = 14, *, blind: bool = False) -> CoverageSnapshot:
+    return CoverageSnapshot(TapPoint(layer), 100, 99, blind, "positive control" if blind else "", 99, 97)
+
+
+def ledger() -> LedgerCounts:
+    account = Account()
+    account.receive(10)
+    account.score(6)
+    account.drop(DropReason.DUPLICATE, 1)
+    account.reject(RejectReason.NON_FINITE, 2)
+    return account.counts()
+
+
+def snapshot(**changes: Any) -> Snapshot:
+    made = Snapshot(
+        uptime_s=12.5,
+        step_batches=ledger(),
+        rows=ledger(),
+        plan_generation=3,
+        model=ModelIdentity("SmolLM2-135M-Instruct", "LlamaForCausalLM", 30, 576),
+        signals=(signal("sentiment"), signal("spam", tap_point=TapPoint(20), certified=False)),
+        coverage=(coverage(14), coverage(20)),
+        blind=False,
+        unseen={UnseenReason.SAMPLING: 7},
+        artifacts=(ArtifactSnapshot("sentiment", "1.0.0", "decodable", ""), ArtifactSnapshot("x", "", "refused", "")),
+        reloads={ReloadOutcome.OK: 2},
+        stages={stage: histogram((0.0001, 0.001, 0.01), [0.0005]) for stage in Stage},
+        budget_s=0.006,
+        budget_use=histogram((0.5, 1.0, 2.0), [0.2]),
+        engines=1,
+        engines_refused=0,
+        taps=TapLedgerCounts(10, 7, 2, 1, 4),
+        requests_tracked=5,
+        requests_evicted=0,
+        dedup_evicted=0,
+        traceparents_ignored=1,
+        spans_queue_dropped=0,
+        log_lines_suppressed=2,
+        spans_exported=3,
+        http_requests={HttpOutcome.ANSWERED: 4},
+    )
+    return replace(made, **changes)
+
+
+def score(name: str = "sentiment", value: float = 0.3, threshold: float = 0.8, *, readings: int = 9) -> SignalScore:
+    return SignalScore(name, "1.0.0", Evidence.DECODABLE, value, threshold, value > threshold, readings)
+
+
+def ended(request_id: str = "request-1", **changes: Any) -> EndedRequest:
+    made = EndedRequest(
+        request_id=request_id,
+        engine_id="engine-1",
+        traceparent=SAMPLED,
+        started_ns=1_700_000_000_000_000_000,
+        ended_ns=1_700_000_001_500_000_000,
+        tokens_seen=40,
+        tokens_unseen=8,
+        scores=(score(),),
+        ended_by="finished",
+    )
+    return replace(made, **changes)
