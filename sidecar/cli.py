@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="a real model, a real server, live signals")
     demo.add_argument("--seconds", type=float, metavar="N", help="end after so long; default: until Ctrl-C")
     demo.add_argument("--summary", type=Path, metavar="FILE", help="write a JSON summary at the end")
+    demo.add_argument("--picture", type=Path, metavar="FILE", help="draw the last table as SVG")
     demo.add_argument("--port", type=int, default=8000, help="of the inference server, on 127.0.0.1")
     demo.add_argument("--metrics-port", type=int, default=9464, help="of /metrics, on 127.0.0.1")
     demo.set_defaults(run=_demo)
@@ -72,19 +74,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _load(args: argparse.Namespace) -> Config | None:
     """None, with every problem on stderr, if the configuration cannot be used."""
-    import yaml
-
     from sidecar.config import load_config
     from sidecar.errors import ConfigError
+    from sidecar.sources import scalar
 
     flags: dict[str, Any] = {name: value for name, value in vars(args).items() if "." in name and value is not None}
+    problems = []
+    for pair in args.set:
+        key, equals, value = pair.partition("=")
+        if equals:
+            flags[key] = scalar(value)
+        else:
+            problems.append(f"--set {pair}: want KEY=VALUE")
     try:
-        for pair in args.set:
-            key, equals, value = pair.partition("=")
-            if not equals:
-                raise ConfigError([f"--set {pair}: want KEY=VALUE"])
-            flags[key] = yaml.safe_load(value)
-        return load_config(args.config, flags=flags)
+        return load_config(args.config, flags=flags, problems=problems)
     except ConfigError as error:
         _complain(error.problems)
         return None
@@ -99,6 +102,8 @@ def _serve(args: argparse.Namespace) -> int:
     config = _load(args)
     if config is None:
         return EX_CONFIG
+    # gRPC's core would write lines of its own form to stderr; what matters comes back to us as errors.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from sidecar.errors import ArtifactError, ConfigError
     from sidecar.run import run_until_signal
     from sidecar.service import Sidecar
@@ -183,7 +188,7 @@ def _demo(args: argparse.Namespace) -> int:
     except ModuleNotFoundError as missing:
         print(f"sidecar: the demo needs the [demo] extra: {missing.name} is not installed", file=sys.stderr)
         return EX_CONFIG
-    return run_demo(DemoOptions(args.seconds, args.summary, args.port, args.metrics_port))
+    return run_demo(DemoOptions(args.seconds, args.summary, args.picture, args.port, args.metrics_port))
 
 
 def _config(args: argparse.Namespace) -> int:

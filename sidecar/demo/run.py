@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.resources
+import io
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -41,6 +43,7 @@ class DemoOptions:
 
     seconds: float | None = None
     summary: Path | None = None
+    picture: Path | None = None
     port: int = 8000
     metrics_port: int = 9464
 
@@ -171,7 +174,16 @@ class _Stage:
         if status is None:
             raise DemoError("the sidecar did not answer at the end")
         self._console.print(self._page())
+        if self._options.picture is not None:
+            self._draw(self._options.picture)
         return summarise(status, traffic.requests)
+
+    def _draw(self, picture: Path) -> None:
+        canvas = Console(record=True, width=_WIDTH, file=io.StringIO(), force_terminal=True)
+        canvas.print(self._page())
+        drawn = canvas.export_svg(title="sidecar demo")
+        drawn = re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL)  # a picture that loads nothing from elsewhere
+        picture.write_text(drawn, encoding="utf-8")
 
 
 def summarise(status: control_pb2.GetStatusResponse, requests: int) -> dict[str, Any]:
