@@ -6,14 +6,13 @@ import http.client
 import queue
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from protos.stethoscope.v1 import control_pb2, ingest_pb2
-from sidecar.service import Sidecar
 from sidecar.types import ModelIdentity
 from tests.builders import MODEL, wire_batch, wire_model
 
@@ -30,8 +29,18 @@ class Answer:
     result: ingest_pb2.StepResult | None = None
 
 
+class Served(Protocol):
+    """A sidecar that answers: in this process, or in one of its own."""
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def metrics_port(self) -> int: ...
+
+
 class Client:
-    def __init__(self, sidecar: Sidecar) -> None:
+    def __init__(self, sidecar: Served) -> None:
         self.sidecar = sidecar
         self.channel = grpc.insecure_channel(
             sidecar.address, options=[("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
@@ -43,8 +52,8 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.channel.close()
 
-    def call(self, method: str, raw: bytes, **options: Any) -> bytes:
-        made: bytes = self.channel.unary_unary(f"/stethoscope.v1.{method}")(raw, timeout=TIMEOUT_S, **options)
+    def call(self, method: str, raw: bytes, timeout_s: float = TIMEOUT_S, **options: Any) -> bytes:
+        made: bytes = self.channel.unary_unary(f"/stethoscope.v1.{method}")(raw, timeout=timeout_s, **options)
         return made
 
     def register(self, model: ModelIdentity = MODEL, engine: str = "engine-0") -> control_pb2.RegisterResponse:
@@ -73,8 +82,8 @@ class Client:
         assert answer.result.outcome == ingest_pb2.OUTCOME_SCORED, answer
         return answer.result
 
-    def stream(self) -> Stream:
-        return Stream(self.channel)
+    def stream(self, timeout_s: float = 60.0) -> Stream:
+        return Stream(self.channel, timeout_s)
 
     def scrape(self, path: str = "/metrics", accept: str = "") -> str:
         connection = http.client.HTTPConnection("127.0.0.1", self.sidecar.metrics_port, timeout=TIMEOUT_S)
@@ -115,9 +124,9 @@ class Client:
 class Stream:
     """A bidirectional stream driven by hand."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(self, channel: grpc.Channel, timeout_s: float) -> None:
         self._requests: queue.Queue[bytes | None] = queue.Queue()
-        self._replies = channel.stream_stream("/stethoscope.v1.IngestService/Stream")(self._drain(), timeout=60.0)
+        self._replies = channel.stream_stream("/stethoscope.v1.IngestService/Stream")(self._drain(), timeout=timeout_s)
 
     def _drain(self) -> Iterator[bytes]:
         while (raw := self._requests.get()) is not None:

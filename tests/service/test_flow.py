@@ -11,7 +11,7 @@ import pytest
 
 from protos.stethoscope.v1 import control_pb2, ingest_pb2
 from sidecar.service import Sidecar
-from tests.builders import TAP, WIDTH, wire_batch, wire_tap, write_control, write_probe
+from tests.builders import TAP, WIDTH, manifest_fields, wire_batch, wire_tap, write_control, write_probe
 from tests.service.client import Client
 
 
@@ -233,3 +233,46 @@ def test_stop_twice_is_fine_and_leaves_no_socket_behind(serve, home):
     sidecar.stop()
     sidecar.stop()
     assert not (home / "run" / "sidecar.sock").exists()
+
+
+@pytest.mark.parametrize("spoil", ["pickle", "torn manifest", "moved threshold"])
+def test_an_unsound_reload_leaves_the_old_generation_in_force_and_is_counted(client, artifacts, spoil):
+    client.good()
+    generation = client.status().plan_generation
+    manifest = artifacts / "first" / "manifest.json"
+    sound = manifest.read_text()
+    if spoil == "pickle":
+        (artifacts / "first" / "extra.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+        manifest.touch()
+    elif spoil == "torn manifest":
+        manifest.write_text(sound[: len(sound) // 2])
+    else:
+        manifest.write_text(sound.replace('"probability": 0.9', '"probability": 0.1'))
+    refused = 'stethoscope_artifact_reloads_total{outcome="refused"}'
+    wait_for(lambda: float(client.series()[refused]) >= 1)
+    assert client.good().plan_generation == generation
+    (artifacts / "first" / "extra.pkl").unlink(missing_ok=True)
+    manifest.write_text(sound)
+    wait_for(lambda: client.status().plan_generation > generation)
+    client.good()
+
+
+def test_an_artifact_of_another_model_is_refused_naming_both_sides_and_the_others_serve(client, artifacts):
+    write_probe(artifacts, "foreign", model={**manifest_fields("x")["model"], "architecture": "OtherForCausalLM"})
+    wait_for(lambda: len(client.status().artifacts) == 4)
+    state = next(one for one in client.status().artifacts if one.name == "foreign")
+    assert state.evidence == "refused"
+    assert "OtherForCausalLM" in state.reason
+    assert "LlamaForCausalLM" in state.reason
+    client.good()
+    assert {one.name for one in client.status().signals} == {"first", "second"}
+
+
+def test_a_stale_signal_is_shown_and_never_flags(client, artifacts):
+    write_probe(artifacts, "old", column=2, model={**manifest_fields("x")["model"], "weights_digest": "9" * 64})
+    wait_for(lambda: len(client.status().signals) == 3)
+    answer = client.observe(wire_batch(rows_with(2, [9.0, 9.0, 9.0])))
+    assert not answer.result.verdicts
+    old = next(one for one in client.status().signals if one.name == "old")
+    assert (old.readings, old.detections, old.evidence) == (3, 0, "stale")
+    assert old.mean > 0.99

@@ -1,0 +1,191 @@
+"""The shipped artifacts load, say what they are worth, and read today's model as they read it when they were made."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.progress import Progress
+
+from probes.artifact import Artifact, fit
+from probes.build import build_probe
+from probes.build_control import build_control, everyday_chats
+from probes.collect import LabModel, chat_ids, collect, load_lab_model
+from probes.control import Range, rows_of
+from probes.datasets import Split, load_examples
+from probes.evaluate import SHUFFLED_TOLERANCE, auroc
+from probes.manifest import AggregationKind, Kind, Manifest, TokenSpan
+from probes.recipes import CONTROLS, PROBES, RECIPES, TEXT_LIMIT, ZOO, ControlRecipe
+from probes.registry import load_folder
+from probes.train import SKIP_POSITIONS, Direction, scores
+from sidecar.types import Evidence
+from tests.tap.models import save_tiny
+
+ARTIFACTS = {artifact.manifest.name: artifact for artifact in load_folder(ZOO, limit=100)}
+READERS = [artifact for artifact in ARTIFACTS.values() if artifact.manifest.kind is Kind.LINEAR_PROBE]
+CONTROL_READERS = [artifact for artifact in ARTIFACTS.values() if artifact.manifest.kind is Kind.POSITIVE_CONTROL]
+SUBSET = 120
+needs_sets = pytest.mark.skipif(
+    importlib.util.find_spec("sae_probes") is None,
+    reason="the labelled sets are missing: pip install --no-deps sae-probes==0.4.2",
+)
+by_name = pytest.mark.parametrize("artifact", READERS, ids=lambda artifact: artifact.manifest.name)
+
+
+def test_every_recipe_is_shipped_and_nothing_else() -> None:
+    assert set(ARTIFACTS) == set(RECIPES)
+
+
+def test_the_zoo_is_small() -> None:
+    assert sum(path.stat().st_size for path in ZOO.rglob("*") if path.is_file()) < 1_000_000
+
+
+def test_every_tap_point_that_is_read_has_one_positive_control() -> None:
+    read = {artifact.manifest.tap_point for artifact in READERS}
+    assert sorted(artifact.manifest.tap_point for artifact in CONTROL_READERS) == sorted(read)
+    assert len(read) <= 2
+
+
+def test_all_were_made_on_one_model() -> None:
+    assert len({artifact.manifest.model for artifact in ARTIFACTS.values()}) == 1
+    assert {artifact.manifest.feature_contract.skip_positions for artifact in ARTIFACTS.values()} == {SKIP_POSITIONS}
+
+
+def test_sentiment_beats_the_best_text_baseline() -> None:
+    manifest = ARTIFACTS["sentiment"].manifest
+    assert manifest.quality is not None
+    assert manifest.quality.gain_interval[0] > 0
+    assert manifest.evidence is Evidence.DECODABLE
+
+
+@by_name
+def test_evidence_and_verdict_follow_from_the_numbers(artifact: Artifact) -> None:
+    manifest, quality = artifact.manifest, artifact.manifest.quality
+    assert quality is not None
+    assert quality.baselines[quality.best_baseline] == max(quality.baselines.values())
+    assert quality.gain == pytest.approx(quality.auroc - quality.baselines[quality.best_baseline])
+    sane = abs(quality.shuffled_label_auroc - 0.5) <= SHUFFLED_TOLERANCE
+    assert (manifest.evidence is Evidence.DECODABLE) == (quality.gain_interval[0] > 0 and sane)
+    assert quality.verdict.startswith("Beats") == (quality.gain_interval[0] > 0)
+
+
+@by_name
+def test_thresholds_are_certified(artifact: Artifact) -> None:
+    threshold = artifact.manifest.threshold
+    assert threshold is not None
+    assert threshold.certified
+    assert threshold.benign_rows >= 59
+    assert threshold.fpr_interval[0] <= threshold.measured_fpr <= threshold.fpr_interval[1]
+    assert threshold.measured_fpr < threshold.target_fpr
+
+
+@pytest.fixture(scope="module")
+def lab(smollm2: Path) -> LabModel:
+    return load_lab_model(smollm2)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """States of tests go to a folder of their own; the model, a wider fixture, was found before."""
+    monkeypatch.setenv("STETHOSCOPE_CACHE", str(tmp_path))
+
+
+def direction_of(artifact: Artifact) -> Direction:
+    return Direction(artifact.directions[:, 0], float(artifact.offsets[0]))
+
+
+@pytest.mark.model
+def test_every_artifact_fits_the_model_it_is_shipped_for(lab: LabModel) -> None:
+    for artifact in ARTIFACTS.values():
+        assert fit(artifact.manifest, lab.identity).evidence is artifact.manifest.evidence
+        assert artifact.manifest.feature_contract.chat_template_digest == lab.template_digest
+
+
+@pytest.mark.model
+@needs_sets
+@by_name
+def test_recorded_quality_comes_out_again_on_fresh_states(lab: LabModel, artifact: Artifact) -> None:
+    manifest = artifact.manifest
+    assert manifest.quality is not None
+    assert manifest.aggregation is not None
+    source = next(probe.source for probe in PROBES if probe.name == manifest.name)
+    tests = [example for example in load_examples(source, limit=TEXT_LIMIT) if example.split is Split.TEST][:SUBSET]
+    layer = manifest.where.layer
+    states = collect(lab, [chat_ids(lab, example.text) for example in tests], [layer], Progress(disable=True))[layer]
+    found = scores(states, range(len(tests)), direction_of(artifact), manifest.aggregation)
+    labels = np.array([example.label for example in tests])
+    # The interval is that of all test rows; a subset's is wider by the square root of what was left out.
+    low, high = manifest.quality.auroc_interval
+    tolerance = (high - low) / 2 * (manifest.quality.test_rows / SUBSET) ** 0.5 + 0.01
+    assert auroc(found, labels) == pytest.approx(manifest.quality.auroc, abs=tolerance)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("artifact", CONTROL_READERS, ids=lambda artifact: artifact.manifest.name)
+def test_control_reads_its_block_in_range_and_blocks_two_away_out_of_it(lab: LabModel, artifact: Artifact) -> None:
+    manifest, layer = artifact.manifest, artifact.manifest.where.layer
+    assert manifest.control_range is not None
+    # None of these was in its making.
+    prompts = [
+        "How do tides work?",
+        "import numpy as np; np.eye(3)",
+        "Ich suche ein Geschenk für meine Schwester.",
+        "42",
+    ]
+    ids = [chat_ids(lab, prompt) for prompt in prompts]
+    states = collect(lab, ids, [layer - 2, layer, layer + 2], Progress(disable=True))
+    bounds = Range(manifest.control_range.low, manifest.control_range.high)
+    outside = {
+        at: bounds.outside(direction_of(artifact).read(rows_of(of_layer, range(len(ids)))))
+        for at, of_layer in states.items()
+    }
+    assert outside[layer] <= 0.05
+    assert outside[layer - 2] > 0.5
+    assert outside[layer + 2] > 0.5
+
+
+@pytest.fixture(scope="module")
+def tiny_lab(tmp_path_factory: pytest.TempPathFactory) -> LabModel:
+    return load_lab_model(save_tiny(tmp_path_factory.mktemp("tiny")))
+
+
+@needs_sets
+def test_building_a_probe_twice_from_nothing_gives_the_same_files(
+    tiny_lab: LabModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = next(probe for probe in PROBES if probe.name == "spam")
+    built: list[Manifest] = []
+    for run in ("one", "two"):
+        monkeypatch.setenv("STETHOSCOPE_CACHE", str(tmp_path / f"cache {run}"))
+        bars = Progress(disable=True)
+        built.append(build_probe(recipe, tiny_lab, tmp_path / run, bars, layers=(1, 2), limit=300))
+    assert built[0] == built[1]
+    for name in ("manifest.json", "weights.safetensors"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    # A random model that no one trained carries the words all the same, and no more than the words.
+    quality = built[0].quality
+    assert quality is not None
+    assert quality.auroc > 0.7
+    assert built[0].evidence is Evidence.UNVERIFIED
+    assert not quality.verdict.startswith("Beats")
+    assert built[0].aggregation is not None
+    assert built[0].aggregation.kind in AggregationKind
+
+
+@needs_sets
+def test_building_a_control_measures_it_on_rows_it_was_not_made_from(tiny_lab: LabModel, tmp_path: Path) -> None:
+    bars = Progress(disable=True)
+    chats = everyday_chats(tiny_lab, bars)
+    manifest = build_control(ControlRecipe(2, reach=1), tiny_lab, tmp_path / "control", bars, chats)
+    assert manifest.control_range is not None
+    assert manifest.feature_contract.token_span is TokenSpan.ALL
+    assert 0 <= manifest.control_range.outside < 0.1
+    assert "at block 1" in manifest.description
+    assert "at block 3" in manifest.description
+
+
+def test_controls_have_neighbours_on_both_sides() -> None:
+    for control in CONTROLS:
+        assert [layer - control.layer for layer in control.neighbours] == [-2, -1, 1, 2]
