@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,7 +60,12 @@ def _condition(model: Any, tokenizer: Any, inputs: Any, fraction: float, name: s
             client.stop(5.0)
             counts = client.counts()
     made.append(
-        Row(f"batches dropped or unanswered, {name}", counts.dropped + counts.unknown, "== 0", not counts.dropped + counts.unknown)
+        Row(
+            f"batches dropped or unanswered, {name}",
+            counts.dropped + counts.unknown,
+            "== 0",
+            not counts.dropped + counts.unknown,
+        )
     )
     return made
 
@@ -73,7 +77,7 @@ def _rounds(model: Any, inputs: Any, client: Any, name: str) -> list[Row]:
     tap_ns = forward_ns = steps = 0
     _generate(model, inputs)  # warm
     for number in range(_ROUNDS):
-        for with_tap in ((True, False) if number % 2 else (False, True)):
+        for with_tap in (True, False) if number % 2 else (False, True):
             if not with_tap:
                 bare.append(_generate(model, inputs))
                 continue
@@ -82,14 +86,22 @@ def _rounds(model: Any, inputs: Any, client: Any, name: str) -> list[Row]:
             cost = tap.cost()
             tap_ns, forward_ns, steps = tap_ns + cost.tap_cpu_ns, forward_ns + cost.forward_cpu_ns, steps + cost.steps
             tap.detach()
-    value, interval = median_interval(np.array(bare) / np.array(tapped))  # seconds: bare / tapped is a ratio of throughputs
-    note = f"{_ROUNDS} pairs of {_BATCH} x {_NEW_TOKENS} tokens; goal: the interval includes 1 and begins at 0.97 or above"
+    value, interval = median_interval(
+        np.array(bare) / np.array(tapped)
+    )  # seconds: bare / tapped is a ratio of throughputs
+    note = (
+        f"{_ROUNDS} pairs of {_BATCH} x {_NEW_TOKENS} tokens; goal: the interval includes 1 and begins at 0.97 or above"
+    )
     held = interval[0] >= 0.97 and interval[1] >= 1.0
-    share = Row(f"engine-thread CPU of the tap / of the forward pass, {name}", tap_ns / forward_ns, note=f"{steps} steps")
+    share = Row(
+        f"engine-thread CPU of the tap / of the forward pass, {name}", tap_ns / forward_ns, note=f"{steps} steps"
+    )
     return [
         Row(f"throughput, tapped / not, {name}", value, ">= 0.97", held, interval, note),
         at_most(share, 0.01),
-        Row(f"engine-thread CPU of the tap per step, us, {name}", tap_ns / steps / 1e3, note="absolute, of this machine"),
+        Row(
+            f"engine-thread CPU of the tap per step, us, {name}", tap_ns / steps / 1e3, note="absolute, of this machine"
+        ),
     ]
 
 
@@ -110,5 +122,3 @@ def _wait(ready: Any) -> None:
         if time.monotonic() > ends_s:
             raise RuntimeError("the tap did not connect")
         time.sleep(0.05)
-
-

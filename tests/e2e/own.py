@@ -34,4 +34,4 @@ def write_artifacts(model: Any, layer: int, folder: Path, tokenizer: Any) -> Non
         "texts": TEXTS,
         "folder": folder,
     }
-    exec(compile(python_block(DOCS / "artifacts.md"), "docs/artifacts.md", "exec"), names)  # noqa: S102
+    exec(compile(python_block(DOCS / "artifacts.md"), "docs/artifacts.md", "exec"), names)

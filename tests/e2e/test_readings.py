@@ -24,8 +24,10 @@ pytestmark = pytest.mark.model
 PROMPTS = (
     "A warm, funny and beautifully acted film that I would happily watch again tomorrow.",
     "No.",
-    "Explain to a child, in a few friendly words and with one everyday example, why the sky is blue in the daytime and red "
-    "in the evening, and why the sea often has the colour of the sky above it.",
+    (
+        "Explain to a child, in a few friendly words and with one everyday example, why the sky is blue in the daytime and "
+        "red in the evening, and why the sea often has the colour of the sky above it."
+    ),
     "What a dull, lifeless mess of a film.",
     "List three things.",
 )
