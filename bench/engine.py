@@ -35,7 +35,8 @@ def measure() -> list[Row]:
     torch.set_num_threads(1)
     folder = prepared_model(progress=False)
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.eval()
     inputs = tokenizer(list(_PROMPTS[:_BATCH]), return_tensors="pt", padding=True)
     rows: list[Row] = []
     for fraction, name in ((0.1, "default sampling, 10 % of requests"), (1.0, "everything")):

@@ -88,7 +88,7 @@ class Peer:
 
     def open(self) -> None:
         call = self._channel.stream_stream("/stethoscope.v1.IngestService/Stream", None, None)
-        self._replies = call(message for message in iter(self._requests.get, None))
+        self._replies = iter(call(message for message in iter(self._requests.get, None)))
         next(self._replies)  # the control message
 
     def step(self, message: bytes) -> bytes:

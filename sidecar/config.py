@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from sidecar.errors import ConfigError
+from sidecar.sources import env_settings, prune, put, read_yaml
 from sidecar.types import SamplingPolicy
 
-ENV_PREFIX = "STETHOSCOPE_"
-Positive = Annotated[int, Field(gt=0)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]  # beyond 30 years the system's waits overflow
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+# gRPC decodes or cuts the path there, and would listen in a folder that nobody has checked.
+_NOT_IN_A_PATH = re.compile(r"[%?#\x00-\x1f]")
 
 
 def default_socket() -> str:
@@ -47,11 +50,14 @@ class _Section(BaseModel):
 class Listen(_Section):
     """Where taps connect."""
 
+    model_config = ConfigDict(validate_default=True)  # the default address is made from the environment
+
     address: Annotated[str, Field(description="unix:PATH, or HOST:PORT on loopback")] = Field(
         default_factory=default_socket
     )
     reflection: Annotated[bool, Field(description="serve gRPC reflection")] = False
-    max_message_bytes: Annotated[int, Field(ge=4096, le=1 << 30, description="largest message accepted")] = 32 << 20
+    # A compressed message costs this much memory before it is refused (one of 256 MiB: 27 MiB); a tap sends 16 MiB at most.
+    max_message_bytes: Annotated[int, Field(ge=4096, le=1 << 30, description="largest message accepted")] = 24 << 20
     max_streams: Annotated[int, Field(gt=0, le=1024, description="calls served at once")] = 64
     drain_s: Annotated[Seconds, Field(description="time given to open calls at SIGTERM")] = 5.0
 
@@ -64,6 +70,8 @@ class Listen(_Section):
                 raise ValueError("a unix: address needs an absolute path")
             if len(os.fsencode(path)) > 100:
                 raise ValueError("the socket's path is longer than the 100 bytes a Unix socket can have")
+            if _NOT_IN_A_PATH.search(path):
+                raise ValueError("the socket's path has a character that gRPC reads as part of a URI: % ? #")
             return value
         host, _, port = value.rpartition(":")
         if not port.isdigit() or not 0 <= int(port) <= 65535:
@@ -169,66 +177,83 @@ class Config(_Section):
     budget: Budget = Field(default_factory=Budget)
     log: Log = Field(default_factory=Log)
 
-    @model_validator(mode="after")
-    def _relations(self) -> Config:
-        if self.limits.segments > self.limits.rows:
-            raise ValueError("limits.segments must not exceed limits.rows: every segment has a row")
-        if self.limits.segments > self.limits.requests:
-            raise ValueError(
-                "limits.segments must not exceed limits.requests: the requests of one step are tracked at once"
-            )
-        if self.coverage.window_s >= self.coverage.forget_s:
-            raise ValueError("coverage.window_s must be below coverage.forget_s")
-        return self
+
+@dataclass(frozen=True, slots=True)
+class _Relation:
+    """What must hold between two settings."""
+
+    settings: tuple[str, str]
+    holds: Callable[[Config], bool]
+    text: str
+
+
+_RELATIONS = (
+    _Relation(
+        ("limits.segments", "limits.rows"),
+        lambda c: c.limits.segments <= c.limits.rows,
+        "limits.segments must not exceed limits.rows: every segment has a row",
+    ),
+    _Relation(
+        ("limits.segments", "limits.requests"),
+        lambda c: c.limits.segments <= c.limits.requests,
+        "limits.segments must not exceed limits.requests: the requests of one step are tracked at once",
+    ),
+    _Relation(
+        ("coverage.window_s", "coverage.forget_s"),
+        lambda c: c.coverage.window_s < c.coverage.forget_s,
+        "coverage.window_s must be below coverage.forget_s",
+    ),
+)
 
 
 def load_config(
     path: Path | None = None,
     env: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
+    problems: Sequence[str] = (),
 ) -> Config:
-    """Merge the sources and validate. Raises ConfigError listing every problem; flags are dotted keys ("metrics.port")."""
-    problems: list[str] = []
-    tree = _read_yaml(path, problems) if path is not None else {}
-    for keys, text in _env_keys(env if env is not None else os.environ):
-        _put(tree, keys, yaml.safe_load(text) if text else text, problems)
+    """Merge the sources and validate: the only way to a Config that may be served with.
+
+    flags are dotted keys ("metrics.port"); problems: those that the caller has already found. Raises ConfigError listing
+    every problem of every source at once.
+    """
+    found = list(problems)
+    tree = read_yaml(path, found) if path is not None else {}
+    for keys, value in env_settings(os.environ if env is None else env, _known_settings(), found):
+        put(tree, keys, value, found)
     for name, value in (flags or {}).items():
-        _put(tree, name.split("."), value, problems)
-    try:
-        config = Config.model_validate(tree)
-    except ValidationError as invalid:
-        problems.extend(f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in invalid.errors())
-    if problems:
-        raise ConfigError(problems)
+        put(tree, name.split("."), value, found)
+    config = _validate(tree, found)
+    if found or config is None:
+        raise ConfigError(list(dict.fromkeys(found)))
     return config
 
 
-def _read_yaml(path: Path, problems: list[str]) -> dict[str, Any]:
+_TEXTS = {"extra_forbidden": "no such setting"}
+
+
+def _known_settings() -> dict[str, tuple[str, ...]]:
+    sections = {name: field.default_factory for name, field in Config.model_fields.items()}
+    return {name: tuple(one.model_fields) for name, one in sections.items() if isinstance(one, type(BaseModel))}
+
+
+def _validate(tree: dict[str, Any], problems: list[str]) -> Config | None:
+    """The tree as a Config. With what is wrong taken out, relations between the settings that are sound are judged too."""
+    wrong: list[str] = []
+    config: Config | None = None
+    nothing_said: dict[str, Any] = {name: {} for name in Config.model_fields}
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        problems.append(f"{path}: cannot be read: {type(error).__name__}")
-        return {}
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        problems.append(f"{path}: want a mapping at the top")
-        return {}
-    return tree
-
-
-def _env_keys(env: Mapping[str, str]) -> Iterable[tuple[list[str], str]]:
-    """Variables with a double underscore are settings; the others (STETHOSCOPE_TAP, _CACHE) are for other parts."""
-    for name in sorted(env):
-        if name.startswith(ENV_PREFIX) and "__" in name:
-            yield name.removeprefix(ENV_PREFIX).lower().split("__"), env[name]
-
-
-def _put(tree: dict[str, Any], keys: list[str], value: Any, problems: list[str]) -> None:
-    for key in keys[:-1]:
-        child = tree.setdefault(key, {})
-        if not isinstance(child, dict):
-            problems.append(f"{'.'.join(keys)}: {key} is not a section")
-            return
-        tree = child
-    tree[keys[-1]] = value
+        config = Config.model_validate(nothing_said | tree)
+    except ValidationError as invalid:
+        for error in invalid.errors():
+            wrong.append(".".join(map(str, error["loc"])))
+            text = _TEXTS.get(error["type"], error["msg"]).removeprefix("Value error, ")
+            problems.append(f"{wrong[-1]}: {text}")
+            prune(tree, error["loc"])
+        with suppress(ValidationError):  # a default is wrong here: there is no telling what would hold
+            config = Config.model_validate(nothing_said | tree)
+    for relation in _RELATIONS:
+        sound = not any(f"{one}.".startswith(f"{bad}.") for one in relation.settings for bad in wrong)
+        if sound and config is not None and not relation.holds(config):
+            problems.append(relation.text)
+    return config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from enum import IntEnum
 
 from sidecar.clock import Clock
 
+_TEXT_CHARS = 300
 _Field = str | int | float | bool | None
 
 
@@ -58,4 +60,20 @@ class Log:
         line: dict[str, _Field] = {"ts": self._clock.unix_ns() / 1e9, "level": level.name.lower(), "event": name}
         if held:
             line["suppressed"] = held
-        self._write(json.dumps({**line, **fields}))
+        try:
+            self._write(json.dumps({**line, **fields}))
+        except (OSError, ValueError):  # whoever read our log is gone; whoever caused the line must not suffer for it
+            self.suppressed += 1
+
+
+class LibraryLog(logging.Handler):
+    """Warnings and errors of the libraries as lines of ours, so that the log has one form and one rate."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = Level.ERROR if record.levelno >= logging.ERROR else Level.WARNING
+        text = record.getMessage() if record.exc_info is None else f"{record.getMessage()}: {record.exc_info[0]}"
+        self._log.event(level, "library", logger=record.name, text=text[:_TEXT_CHARS])

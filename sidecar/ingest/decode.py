@@ -31,7 +31,10 @@ from sidecar.types import (
 
 _SITES, _ELEMENTS = dict(enumerate(Site, 1)), dict(enumerate(ElementType, 1))
 _UNSEEN = dict(enumerate(UnseenReason, 1))
+_TAP_COUNTS = ("sent", "ok", "refused", "unknown", "dropped")  # in the order of TapLedgerCounts
+BATCH_ID = "step_batch.batch_id"
 _MAX_LAYERS, _MAX_WIDTH = 10_000, 65_536
+_MAX_COUNT = 1 << 53  # what a metric, a double, holds exactly; a million tokens a second reach it in 285 years
 
 
 class Decoder:
@@ -43,8 +46,8 @@ class Decoder:
         self._skew_ns = int(limits.clock_skew_s * 1e9)
 
     def step_batch(self, wire: ingest_pb2.StepBatch) -> StepBatch:
-        """Raises Rejected with the field's path, relative to the request message."""
-        batch_id = check_id(wire.batch_id, BATCH_ID_CHARS, "step_batch.batch_id")
+        """Raises Rejected with the field's path, relative to the request message. The batch id is looked at first."""
+        batch_id = check_id(wire.batch_id, BATCH_ID_CHARS, BATCH_ID)
         engine_id = check_id(wire.engine_id, ENGINE_ID_CHARS, "step_batch.engine_id")
         if abs(wire.taken_ns - self._clock.unix_ns()) > self._skew_ns:
             raise Rejected(RejectReason.BAD_TIMESTAMP, "step_batch.taken_ns")
@@ -123,25 +126,30 @@ def _tensor(wire: ingest_pb2.TapTensor, path: str, rows: int) -> TapTensor:
 def _unseen(wire: Sequence[ingest_pb2.Unseen], path: str) -> tuple[tuple[UnseenReason, int], ...]:
     if len(wire) > len(UnseenReason):
         raise Rejected(RejectReason.TOO_MANY, path)
-    found = []
+    found: dict[UnseenReason, int] = {}
     for i, entry in enumerate(wire):
         reason = _UNSEEN.get(entry.reason)
         if reason is None:
             raise Rejected(RejectReason.BAD_ENUM, f"{path}[{i}].reason")
-        found.append((reason, entry.tokens))
-    return tuple(found)
+        found[reason] = found.get(reason, 0) + _count(entry.tokens, f"{path}[{i}].tokens")
+    return tuple(found.items())
+
+
+def _count(value: int, path: str) -> int:
+    if value > _MAX_COUNT:
+        raise Rejected(RejectReason.BAD_COUNT, path)
+    return value
 
 
 def traffic_report(wire: ingest_pb2.TrafficReport) -> TrafficReport:
     """Raises Rejected with the field's path."""
-    tap = wire.tap
     return TrafficReport(
         EngineId(check_id(wire.engine_id, ENGINE_ID_CHARS, "traffic.engine_id")),
         wire.step,
-        wire.tokens_computed,
+        _count(wire.tokens_computed, "traffic.tokens_computed"),
         _unseen(wire.unseen, "traffic.unseen"),
-        wire.requests,
-        TapLedgerCounts(tap.sent, tap.ok, tap.refused, tap.unknown, tap.dropped),
+        _count(wire.requests, "traffic.requests"),
+        TapLedgerCounts(*(_count(getattr(wire.tap, name), f"traffic.tap.{name}") for name in _TAP_COUNTS)),
     )
 
 

@@ -15,6 +15,7 @@ from sidecar.types import BoolArray, IndexArray, Phase, PositionArray, RequestId
 
 _PATH = "step_batch.segments"
 _LABELS = ("session_id_hashes", "tenants", "routes", "languages")
+_MAX_TOKENS = (1 << 32) - 1  # a position has 32 bits: no request has more tokens
 _OPTIONAL = ("prompt_tokens", "traceparents", "tracestates", *_LABELS, "canaries")
 
 
@@ -99,6 +100,8 @@ def _unseen(wire: ingest_pb2.Segments, count: int) -> dict[int, int]:
             raise Rejected(RejectReason.BAD_SHAPE, f"{_PATH}.unseen[{i}].segment")
         if not 1 <= entry.reason <= len(UnseenReason):
             raise Rejected(RejectReason.BAD_ENUM, f"{_PATH}.unseen[{i}].reason")
+        if entry.tokens > _MAX_TOKENS:
+            raise Rejected(RejectReason.BAD_COUNT, f"{_PATH}.unseen[{i}].tokens")
         tokens[entry.segment] = tokens.get(entry.segment, 0) + entry.tokens
     return tokens
 

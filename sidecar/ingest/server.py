@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass
@@ -11,54 +12,32 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from google.protobuf import any_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import code_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from grpc_status import rpc_status
 
 from protos.stethoscope.v1 import control_pb2, ingest_pb2
 from sidecar.clock import Clock
 from sidecar.config import Listen
-from sidecar.errors import ConfigError, Rejected, RejectReason
+from sidecar.errors import ConfigError, DropReason, Rejected, RejectReason
 from sidecar.ingest import decode, wire
 from sidecar.ingest.checks import parse
+from sidecar.ingest.refusal import Refusal, invalid
 from sidecar.ingest.socket import SocketClaim
 from sidecar.log import Level, Log
-from sidecar.pipeline import OtherModelError, Pipeline, Result, TooManyEnginesError
-from sidecar.types import EngineId, SamplingPolicy, TapLedgerCounts, TrafficReport
+from sidecar.pipeline import NO_ID, OtherModelError, Pipeline, Result, TooManyEnginesError
+from sidecar.types import BatchId, EngineId, SamplingPolicy, StepBatch, TapLedgerCounts, TrafficReport
 
 INGEST, CONTROL = "stethoscope.v1.IngestService", "stethoscope.v1.ControlService"
 _SPARE_THREADS = 8  # for status, health and registration while every stream is taken
 
 
-@dataclass(frozen=True, slots=True)
-class _Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
-    """Ends a call with a status whose text is fixed."""
-
-    code: int
-    text: str
-    field: str = ""
-
-    def status(self) -> Any:
-        made = status_pb2.Status(code=self.code, message=self.text)
-        if self.field:
-            bad = error_details_pb2.BadRequest(
-                field_violations=[error_details_pb2.BadRequest.FieldViolation(field=self.field, description=self.text)]
-            )
-            packed = any_pb2.Any()
-            packed.Pack(bad)
-            made.details.append(packed)
-        return rpc_status.to_status(made)
-
-
-def _invalid(rejected: Rejected | Result) -> _Refusal:
-    reason = "rejected" if rejected.reason is None else rejected.reason.value
-    return _Refusal(code_pb2.INVALID_ARGUMENT, reason, rejected.field)
-
-
 class IngestServer:
-    """Serves IngestService, ControlService and health on one address. ``start`` raises ConfigError if it cannot."""
+    """Serves IngestService, ControlService and health on one address.
+
+    A batch that runs into a bug of ours is booked as dropped{internal} and never ends more than itself: Observe answers
+    INTERNAL with a fixed text and an id that is in the log, a stream answers the batch as dropped and goes on.
+    """
 
     def __init__(
         self,
@@ -85,7 +64,8 @@ class IngestServer:
 
     # life
 
-    def start(self) -> None:
+    def bind(self) -> None:
+        """Make the address ours; nobody is served yet. Raises ConfigError if it cannot be had."""
         options = [
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", self._config.max_message_bytes),
@@ -101,9 +81,18 @@ class IngestServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._config.reflection:
             reflection.enable_server_reflection((INGEST, CONTROL, reflection.SERVICE_NAME), server)
-        self._bind(server)
-        server.start()
+        try:
+            self._bind(server)
+        except ConfigError:
+            self._release()
+            raise
         self._server = server
+
+    def start(self) -> None:
+        """Serve. ``bind`` comes first."""
+        if self._server is None:
+            raise RuntimeError("bind() comes before start()")
+        self._server.start()
         for service in ("", INGEST, CONTROL):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
@@ -116,7 +105,8 @@ class IngestServer:
         try:
             port = server.add_insecure_port(self._config.address)
         except RuntimeError:
-            raise ConfigError([f"listen.address: cannot listen on {self._config.address}: it is in use"]) from None
+            text = f"cannot listen on {self._config.address}: in use by another server, or not this machine's"
+            raise ConfigError([f"listen.address: {text}"]) from None
         finally:
             os.umask(mask)
         if self._claim is not None:
@@ -125,13 +115,16 @@ class IngestServer:
             self.address = f"{self._config.address.rpartition(':')[0]}:{port}"
 
     def stop(self) -> None:
-        """Take no new call, let open ones end within the drain time. Twice is fine."""
+        """Take no new call, let open ones end within the drain time, give the address back. Twice is fine."""
         if self._server is None:
             return
         self._draining = True
         self._health.enter_graceful_shutdown()
         self._server.stop(self._config.drain_s).wait()
         self._server = None
+        self._release()
+
+    def _release(self) -> None:
         if self._claim is not None:
             self._claim.release()
 
@@ -157,7 +150,7 @@ class IngestServer:
         def call(raw: bytes, context: grpc.ServicerContext) -> bytes:
             try:
                 return behaviour(raw)
-            except _Refusal as stop:
+            except Refusal as stop:
                 refusal = stop
             except Exception as bug:  # noqa: BLE001 - counted as dropped{internal} by the pipeline, logged, never echoed
                 refusal = self._internal(bug)
@@ -169,40 +162,60 @@ class IngestServer:
     def _guard_stream(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
             yield from self._stream(messages)
-        except _Refusal as stop:
+        except Refusal as stop:
             refusal = stop
+        except grpc.RpcError:  # the client is gone: there is nobody to tell
+            return
         except Exception as bug:  # noqa: BLE001 - as above
             refusal = self._internal(bug)
         else:
             return
         context.abort_with_status(refusal.status())
 
-    def _internal(self, bug: Exception) -> _Refusal:
+    def _internal(self, bug: Exception) -> Refusal:
+        """Log a bug under a random id; the answer tells the id and nothing else."""
         error_id = secrets.token_hex(8)
-        self._log.event(Level.ERROR, "internal_error", id=error_id, type=type(bug).__name__, text=str(bug)[:200])
-        return _Refusal(code_pb2.INTERNAL, f"internal error {error_id}")
+        *_, (frame, line) = traceback.walk_tb(bug.__traceback__)
+        self._log.event(
+            Level.ERROR,
+            "internal_error",
+            id=error_id,
+            type=type(bug).__name__,
+            text=str(bug)[:200],
+            at=f"{Path(frame.f_code.co_filename).stem}:{line}",
+        )
+        return Refusal(code_pb2.INTERNAL, f"internal error {error_id}")
 
     # IngestService
 
     def _observe(self, raw: bytes) -> bytes:
         received_s = self._clock.monotonic_s()
         try:
-            request = parse(ingest_pb2.ObserveRequest, raw)
-            if not request.HasField("step_batch"):
-                raise Rejected(RejectReason.MISSING, "step_batch")
-            report = decode.traffic_report(request.traffic) if request.HasField("traffic") else None
-            batch = self._decoder.step_batch(request.step_batch)
+            batch, report = self._observed(raw)
         except Rejected as rejected:
-            raise _invalid(self._pipeline.reject(rejected)) from None
+            raise invalid(self._tell(self._pipeline.reject(rejected))) from None
+        except Exception:
+            self._pipeline.abandon()
+            raise
         try:
-            made = self._pipeline.submit(batch, self._clock.monotonic_s() - received_s)
+            made = self._tell(self._pipeline.submit(batch, self._clock.monotonic_s() - received_s, report))
             if made.field:
-                raise _invalid(made)
-            if report is not None:
-                self._report(report)
+                raise invalid(made)
             return ingest_pb2.ObserveResponse(result=wire.result(made)).SerializeToString()
         finally:
-            self._pipeline.settle()
+            self._settle()
+
+    def _observed(self, raw: bytes) -> tuple[StepBatch, TrafficReport | None]:
+        request = parse(ingest_pb2.ObserveRequest, raw)
+        if not request.HasField("step_batch"):
+            raise Rejected(RejectReason.MISSING, "step_batch")
+        batch = self._decoder.step_batch(request.step_batch)
+        if not request.HasField("traffic"):
+            return batch, None
+        report = decode.traffic_report(request.traffic)
+        if report.engine_id != batch.engine_id:
+            raise Rejected(RejectReason.UNKNOWN_ENGINE, "traffic.engine_id")
+        return batch, report
 
     def _stream(self, messages: Iterator[bytes]) -> Iterator[bytes]:
         session = _Session()
@@ -213,14 +226,14 @@ class IngestServer:
                 made = self._message(raw, session)
                 if made is not None:
                     yield ingest_pb2.StreamResponse(result=wire.result(made)).SerializeToString()
-                    self._pipeline.settle()
+                    self._settle()
                 if (now := self._control()) != told:
                     told = now
                     yield ingest_pb2.StreamResponse(control=told).SerializeToString()
                 if self._draining:
                     return
         finally:
-            self._pipeline.settle()
+            self._settle()
             if session.engine is not None:
                 self._pipeline.stream_closed(session.engine, goodbye=session.goodbye)
 
@@ -229,46 +242,80 @@ class IngestServer:
         received_s = self._clock.monotonic_s()
         try:
             request = parse(ingest_pb2.StreamRequest, raw)
-            kind = request.WhichOneof("body")
-            if kind is None:
-                raise Rejected(RejectReason.MISSING, "step_batch")
-            if kind == "step_batch":
-                batch = self._decoder.step_batch(request.step_batch)
         except Rejected as rejected:
-            return self._pipeline.reject(rejected)
-        if kind == "step_batch":
-            self._join(session, batch.engine_id)
-            return self._pipeline.submit(batch, self._clock.monotonic_s() - received_s)
-        try:
-            self._speak(request, kind, session)
-        except Rejected as rejected:  # not a batch: nothing to book, but a client that must be mended
-            raise _invalid(rejected) from None
+            return self._tell(self._pipeline.reject(rejected))
+        kind = request.WhichOneof("body")
+        if kind is None or kind == "step_batch":
+            return self._batch(request, session, received_s)
+        self._speak(request, kind, session)
         return None
 
-    def _speak(self, request: ingest_pb2.StreamRequest, kind: str, session: _Session) -> None:
-        if kind == "traffic":
-            report = decode.traffic_report(request.traffic)
-            self._join(session, report.engine_id)
-            self._report(report)
-        elif kind == "finished":
-            engine, requests = self._decoder.finished(request.finished)
-            self._pipeline.finished(engine, requests)
-        else:
-            session.goodbye = decode.engine_id(request.goodbye.engine_id, "goodbye.engine_id") == session.engine
-
-    def _join(self, session: _Session, engine: EngineId) -> None:
-        """A stream belongs to the engine that speaks first on it."""
-        if session.engine is None:
-            session.engine = engine
-            self._pipeline.stream_opened(engine)
-        elif session.engine != engine:
-            raise _Refusal(code_pb2.INVALID_ARGUMENT, "one engine a stream", "engine_id")
-
-    def _report(self, report: TrafficReport) -> None:
+    def _batch(self, request: ingest_pb2.StreamRequest, session: _Session, received_s: float) -> Result:
+        named = BatchId(request.step_batch.batch_id)
         try:
-            self._pipeline.report(report)
+            batch = self._streamed(request, session)
         except Rejected as rejected:
-            raise _invalid(rejected) from None
+            sound = rejected.field not in ("step_batch", decode.BATCH_ID)  # the first fields that are looked at
+            return self._tell(self._pipeline.reject(rejected, named if sound else NO_ID))
+        except Exception as bug:  # noqa: BLE001 - counted as dropped{internal}, logged; the stream goes on
+            self._internal(bug)
+            return self._pipeline.abandon()
+        return self._submit(batch, received_s)
+
+    def _streamed(self, request: ingest_pb2.StreamRequest, session: _Session) -> StepBatch:
+        if not request.HasField("step_batch"):
+            raise Rejected(RejectReason.MISSING, "step_batch")
+        batch = self._decoder.step_batch(request.step_batch)
+        if not self._joined(session, batch.engine_id):
+            raise Rejected(RejectReason.UNKNOWN_ENGINE, "step_batch.engine_id")
+        return batch
+
+    def _submit(self, batch: StepBatch, received_s: float) -> Result:
+        try:
+            return self._tell(self._pipeline.submit(batch, self._clock.monotonic_s() - received_s))
+        except Exception as bug:  # noqa: BLE001 - booked by the pipeline as dropped{internal}; the stream goes on
+            self._internal(bug)
+            return Result(batch.batch_id, False, DropReason.INTERNAL)
+
+    def _tell(self, made: Result) -> Result:
+        """Log a refusal: whoever is called because batches are missing finds the field that is wrong here."""
+        if made.field and made.reason is not None:
+            self._log.event(Level.WARNING, "batch_rejected", reason=made.reason.value, field=made.field)
+        return made
+
+    def _settle(self) -> None:
+        try:
+            self._pipeline.settle()
+        except Exception as bug:  # noqa: BLE001 - logged; the batch has its outcome and its answer stands
+            self._internal(bug)
+
+    def _speak(self, request: ingest_pb2.StreamRequest, kind: str, session: _Session) -> None:
+        """What is not a batch is not booked and not answered: if it is wrong, the stream ends, for its client must be mended."""
+        try:
+            if kind == "traffic":
+                report = decode.traffic_report(request.traffic)
+                self._own(session, report.engine_id, "traffic.engine_id")
+                self._pipeline.report(report)
+            elif kind == "finished":
+                engine, requests = self._decoder.finished(request.finished)
+                self._own(session, engine, "finished.engine_id")
+                self._pipeline.finished(engine, requests)
+            else:
+                engine = decode.engine_id(request.goodbye.engine_id, "goodbye.engine_id")
+                self._own(session, engine, "goodbye.engine_id")
+                session.goodbye = True
+        except Rejected as rejected:
+            raise invalid(rejected) from None
+
+    def _own(self, session: _Session, engine: EngineId, field: str) -> None:
+        if not self._joined(session, engine):
+            raise Rejected(RejectReason.UNKNOWN_ENGINE, field)
+
+    def _joined(self, session: _Session, engine: EngineId) -> bool:
+        """Whether the engine may speak here: a stream belongs to the registered engine that spoke first on it."""
+        if session.engine is None and self._pipeline.stream_opened(engine):
+            session.engine = engine
+        return session.engine is None or session.engine == engine
 
     def _control(self) -> ingest_pb2.Control:
         return wire.control(self._pipeline.plan, self._sampling)
@@ -286,13 +333,13 @@ class IngestServer:
                 if report.engine_id != engine:
                     raise Rejected(RejectReason.UNKNOWN_ENGINE, "traffic.engine_id")
         except Rejected as rejected:
-            raise _invalid(rejected) from None
+            raise invalid(rejected) from None
         try:
             plan = self._pipeline.register(model, report)
         except OtherModelError:
-            raise _Refusal(code_pb2.FAILED_PRECONDITION, "this sidecar is bound to another model") from None
+            raise Refusal(code_pb2.FAILED_PRECONDITION, "this sidecar is bound to another model") from None
         except TooManyEnginesError:
-            raise _Refusal(code_pb2.RESOURCE_EXHAUSTED, "too many engines") from None
+            raise Refusal(code_pb2.RESOURCE_EXHAUSTED, "too many engines") from None
         self._log.event(Level.INFO, "engine_registered", engine_id=engine, plan_generation=plan.generation)
         return control_pb2.RegisterResponse(
             control=wire.control(plan, self._sampling), artifacts=[wire.artifact(state) for state in plan.artifacts]
@@ -302,7 +349,7 @@ class IngestServer:
         try:
             request = parse(control_pb2.FetchPlanRequest, raw)
         except Rejected as rejected:
-            raise _invalid(rejected) from None
+            raise invalid(rejected) from None
         return wire.plan(self._pipeline.plan, request.known_generation).SerializeToString()
 
     def _get_status(self, raw: bytes) -> bytes:

@@ -25,7 +25,7 @@ class SocketClaim:
         folder = self._path.parent
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._check_folder(folder)
+            _check_folder(folder)
             self._lock_fd = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ConfigError([f"listen.address: the socket's folder cannot be used: {error.strerror}"]) from None
@@ -39,20 +39,14 @@ class SocketClaim:
             raise ConfigError([f"listen.address: {self._path} exists and is not a socket"])
         self._path.unlink(missing_ok=True)
 
-    @staticmethod
-    def _check_folder(folder: Path) -> None:
-        state = folder.stat(follow_symlinks=False)
-        if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or stat.S_IMODE(state.st_mode) != 0o700:
-            raise ConfigError(
-                [
-                    f"listen.address: {folder} must be a folder of this user with mode 0700, so that nobody else can connect"
-                ]
-            )
-
     def seal(self) -> None:
         """After the bind: the socket itself is for this user alone. Raises ConfigError if it is not."""
-        self._path.chmod(0o600)
-        if stat.S_IMODE(self._path.stat().st_mode) != 0o600:
+        try:
+            self._path.chmod(0o600)
+            mode = stat.S_IMODE(self._path.stat().st_mode)
+        except OSError as error:
+            raise ConfigError([f"listen.address: {self._path} cannot be sealed: {error.strerror}"]) from None
+        if mode != 0o600:
             raise ConfigError([f"listen.address: {self._path} could not be given mode 0600"])
 
     def release(self) -> None:
@@ -60,3 +54,10 @@ class SocketClaim:
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
+
+
+def _check_folder(folder: Path) -> None:
+    state = folder.stat(follow_symlinks=False)
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or stat.S_IMODE(state.st_mode) != 0o700:
+        text = f"{folder} must be a folder of this user with mode 0700, so that nobody else can connect"
+        raise ConfigError([f"listen.address: {text}"])

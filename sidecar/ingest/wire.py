@@ -12,6 +12,8 @@ from sidecar.types import ModelIdentity, SamplingPolicy, Site, TapPoint
 
 _SITES = dict(zip(Site, (ingest_pb2.SITE_RESID_POST, ingest_pb2.SITE_ATTN_HEADS, ingest_pb2.SITE_MLP_OUT), strict=True))
 
+_MAX_UINT64 = (1 << 64) - 1
+
 
 def tap_point(where: TapPoint) -> ingest_pb2.TapPoint:
     return ingest_pb2.TapPoint(layer=where.layer, site=_SITES[where.site])
@@ -101,7 +103,11 @@ def status(now: Snapshot, version: str) -> control_pb2.GetStatusResponse:
         rows=_ledger(now.rows),
         coverage=[
             control_pb2.CoverageState(
-                tap_point=one.tap_point.name, expected=one.expected, seen=one.seen, blind=one.blind, reason=one.reason
+                tap_point=one.tap_point.name,
+                expected=min(one.expected, _MAX_UINT64),  # an engine that restarts and restarts can add up to more
+                seen=one.seen,
+                blind=one.blind,
+                reason=one.reason,
             )
             for one in now.coverage
         ],

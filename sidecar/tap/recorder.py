@@ -1,0 +1,207 @@
+"""From the engine's schedule to a captured step: counts every token, and keeps the chosen rows of those tap points that fire.
+
+An engine adapter calls ``begin`` with the rows of a step, its layer hooks call ``keep``, and then ``end``. What was computed
+is counted from ``begin`` alone: a hook that never fires leaves its tap point out of the batch and changes no count.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sidecar.tap.client import TapClient
+from sidecar.tap.sampler import Sampler
+from sidecar.tap.step import CapturedStep, Request, RequestInfo, States, StepSegment, wire_id
+from sidecar.tap.traffic import StepTally
+from sidecar.types import Phase, SamplingPolicy, TapPoint, UnseenReason
+
+
+class Span(NamedTuple):
+    """Rows ``row .. row + length - 1`` of the step belong to ``request``, at positions ``first .. first + length - 1``."""
+
+    request: Request
+    row: int
+    first: int
+    length: int
+
+
+@dataclass(slots=True)
+class OpenStep:
+    """The step that a thread is in."""
+
+    number: int
+    tally: StepTally
+    rows: list[int] = field(default_factory=list)  # chosen rows, increasing
+    owners: list[Request] = field(default_factory=list)  # one per segment
+    segments: list[StepSegment] = field(default_factory=list)
+    tensors: dict[TapPoint, States] = field(default_factory=dict)
+    wanted: bool = False  # hooks are to keep rows
+    failed: bool = False
+    index: object = None  # the adapter's own form of ``rows``, made by the first hook that fires
+
+    @property
+    def solid(self) -> bool:
+        """The rows are one piece."""
+        return self.rows[-1] - self.rows[0] + 1 == len(self.rows)
+
+
+class _Local(threading.local):
+    step: OpenStep | None = None
+
+
+class Recorder:
+    """One per tapped model. Several engine threads may be in a step of their own at the same time."""
+
+    def __init__(self, client: TapClient, policy: SamplingPolicy | None = None) -> None:
+        self._client = client
+        self._own_policy = policy
+        self._sampler = Sampler(policy if policy is not None else client.policy)
+        self._local = _Local()
+        self._numbers = itertools.count(1)
+
+    @property
+    def off(self) -> bool:
+        """Nothing is to be done here: a child of fork has the locks of its parent, and not its threads."""
+        return self._client.off
+
+    @property
+    def open(self) -> OpenStep | None:
+        """The calling thread's step."""
+        return self._local.step
+
+    def request(self, info: RequestInfo, prompt_tokens: int) -> Request:
+        """A request seen for the first time. Whether it is captured is decided here, for its whole life."""
+        chosen = self._current_sampler().chooses(info.request_id, info.traceparent)
+        return Request(info, wire_id(info.request_id), chosen, prompt_tokens)
+
+    def finish(self, requests: Iterable[Request]) -> None:
+        """Tell the sidecar which of its requests ended."""
+        self._client.finish(request.wire_id for request in requests if request.captured)
+
+    def begin(self, spans: Iterable[Span], *, capture: bool = True) -> None:
+        """A step starts. ``capture`` is False if no tap point is asked for: its tokens are then left out on purpose."""
+        self.abandon()
+        if self.off:
+            return
+        step = OpenStep(next(self._numbers), StepTally())
+        sampler = self._current_sampler()
+        passed = 0
+        for span in spans:
+            request, _, first, length = span
+            if not request.chosen and request.last_step >= 0 and first == request.next_position:
+                request.next_position = first + length  # nine requests in ten, at the default share: no call, 0.3 us
+                passed += length
+            else:
+                self._plan(step, span, sampler, capture)
+        if passed:
+            step.tally.tokens += passed
+            step.tally.miss(UnseenReason.SAMPLING, passed)
+        step.wanted = bool(step.rows) and self._client.connected
+        self._local.step = step
+
+    def keep(self, point: TapPoint, states: States) -> None:
+        """The chosen rows at one tap point; from here on they belong to the step."""
+        step = self._local.step
+        if step is not None:
+            step.tensors[point] = states  # a block that runs twice in a step counts as it was left
+
+    def fail(self) -> None:
+        """A hook failed: the step goes on untapped."""
+        step = self._local.step
+        if step is not None:
+            step.wanted, step.failed = False, True
+
+    def end(self) -> None:
+        """The step ended: hand over what was kept, then count it."""
+        step, self._local.step = self._local.step, None
+        if step is None or self.off:
+            return
+        if step.failed:
+            step.tally.miss(UnseenReason.UNSUPPORTED, len(step.rows))
+        elif step.rows and not self._deliver(step):
+            for owner, segment in zip(step.owners, step.segments, strict=True):
+                owner.carry(UnseenReason.TAP_DROPPED, len(segment.positions))
+        self._client.traffic.add(step.tally)
+
+    def abandon(self) -> None:
+        """A step that never ended, because the model raised: it was computed, as far as anybody knows, and not captured."""
+        if self._local.step is not None:
+            self.fail()
+            self.end()
+
+    def count(self, tokens: int, reason: UnseenReason) -> None:
+        """A step that cannot be captured at all."""
+        self.abandon()
+        if not self.off:
+            self._client.traffic.add(StepTally(tokens, 0, {reason: tokens}))
+
+    def _current_sampler(self) -> Sampler:
+        policy = self._own_policy if self._own_policy is not None else self._client.policy
+        if policy is not self._sampler.policy:
+            self._sampler = Sampler(policy)
+        return self._sampler
+
+    def _plan(self, step: OpenStep, span: Span, sampler: Sampler, capture: bool) -> None:
+        request, row, first, count = span
+        tally = step.tally
+        tally.tokens += count
+        if request.last_step < 0:
+            tally.requests += 1
+        if first > request.next_position:  # never computed here: the engine had these states already
+            self._miss(tally, request, UnseenReason.PREFIX_CACHE, first - request.next_position)
+        again = min(count, max(0, request.next_position - first))  # computed a second time, after a preemption
+        if again:
+            tally.miss(UnseenReason.SAMPLING, again)
+            row, first, count = row + again, first + again, count - again
+        repeated = request.last_step == step.number
+        request.last_step = step.number
+        request.next_position = max(request.next_position, first + count)
+        if not count:
+            return
+        if repeated:  # two rows under one id in one step: the sidecar could not tell them apart
+            self._miss(tally, request, UnseenReason.UNSUPPORTED, count)
+        elif not (capture and request.chosen):
+            tally.miss(UnseenReason.SAMPLING, count)
+        else:
+            self._choose(step, Span(request, row, first, count), sampler)
+
+    def _choose(self, step: OpenStep, span: Span, sampler: Sampler) -> None:
+        request, row, first, count = span
+        offsets = sampler.select(first, count, request.prompt_tokens)
+        if len(offsets) < count:
+            self._miss(step.tally, request, UnseenReason.SAMPLING, count - len(offsets))
+        if not offsets:
+            return
+        if isinstance(offsets, range):
+            step.rows.extend(range(row, row + count))
+            positions: range | list[int] = range(first, first + count)
+        else:
+            step.rows.extend(row + offset for offset in offsets)
+            positions = [first + offset for offset in offsets]
+        phase = Phase.PREFILL if first < request.prompt_tokens else Phase.DECODE
+        unseen: tuple[tuple[UnseenReason, int], ...] = ()
+        if request.carried:
+            unseen = tuple(request.carried.items())
+            request.carried = {}
+        segment = StepSegment(request.info, request.wire_id, positions, phase, request.prompt_tokens, unseen)
+        step.owners.append(request)
+        step.segments.append(segment)
+        request.captured = True
+
+    def _deliver(self, step: OpenStep) -> bool:
+        if not step.wanted:
+            self._client.forgo(len(step.rows))
+            return False
+        nbytes = sum(states.nbytes for states in step.tensors.values())
+        segments, tensors = tuple(step.segments), tuple(step.tensors.items())
+        return self._client.submit(CapturedStep(time.time_ns(), step.number, segments, tensors, len(step.rows), nbytes))
+
+    @staticmethod
+    def _miss(tally: StepTally, request: Request, reason: UnseenReason, tokens: int) -> None:
+        tally.miss(reason, tokens)
+        if request.chosen:
+            request.carry(reason, tokens)

@@ -1,0 +1,3 @@
+from sidecar.tap.transformers.api import attach
+
+__all__ = ["attach"]

@@ -1,0 +1,49 @@
+"""``attach``: the one call that taps a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sidecar.tap.client import TapClient
+    from sidecar.tap.transformers.tap import Tap
+    from sidecar.types import SamplingPolicy
+
+
+def attach(
+    model: nn.Module,
+    *,
+    address: str | None = None,
+    tokenizer: Any = None,
+    layers: Sequence[int] | None = None,
+    engine_id: str | None = None,
+    sampling: SamplingPolicy | None = None,
+    client: TapClient | None = None,
+    measure_cost: bool = False,
+) -> Tap:
+    """Tap a transformers decoder: from now on its hidden states go to the sidecar, in every way it is run in this process.
+
+    model: anything with a decoder's config; its outputs stay bitwise the same. address: the sidecar's, default as in
+    ``default_address``; nobody needs to be there. layers: blocks to capture, default those that the sidecar asks for.
+    sampling: which requests and tokens, default as the sidecar asks. client: the caller's own, who also
+    stops it. The weights are fingerprinted here (0.1 s for 135M parameters).
+
+    Raises ValueError if the model is no decoder, is tapped already, or has no such layer.
+    """
+    from sidecar.tap.address import default_address, default_engine_id
+    from sidecar.tap.client import TapClient
+    from sidecar.tap.identity import identify
+    from sidecar.tap.transformers.tap import Tap
+
+    owns_client = client is None
+    if client is None:
+        where = address if address is not None else default_address()
+        name = engine_id if engine_id is not None else default_engine_id("transformers")
+        client = TapClient(where, identify(model, tokenizer), engine_id=name)
+    tap = Tap(model, client, layers=layers, sampling=sampling, measure_cost=measure_cost, owns_client=owns_client)
+    tap.install()
+    client.start()
+    return tap

@@ -1,0 +1,89 @@
+"""CPU time of the tap on the engine's own threads, as a share of the forward pass that it rides on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import NamedTuple, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class TapCost(NamedTuple):
+    """Thread CPU nanoseconds spent by the tap and by the forward passes without it, over ``steps`` passes."""
+
+    tap_cpu_ns: int
+    forward_cpu_ns: int
+    steps: int
+
+
+class _Local(threading.local):
+    begun_ns: int | None = None
+    before_ns: int = 0
+    hooks_ns: int = 0
+
+
+class Cost:
+    """Wraps the tap's own functions. Reading the thread clock costs some 0.3 us a time: only on when asked for."""
+
+    def __init__(self) -> None:
+        self._local = _Local()
+        self._lock = threading.Lock()
+        self._tap_ns = self._forward_ns = self._steps = 0
+
+    def read(self) -> TapCost:
+        with self._lock:
+            return TapCost(self._tap_ns, self._forward_ns, self._steps)
+
+    def before(self, function: Callable[P, R]) -> Callable[P, R]:
+        """``function`` runs right before the forward pass."""
+
+        @wraps(function)
+        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
+            start_ns = time.thread_time_ns()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._local.begun_ns = begun_ns = time.thread_time_ns()
+                self._local.before_ns, self._local.hooks_ns = begun_ns - start_ns, 0
+
+        return timed
+
+    def inside(self, function: Callable[P, R]) -> Callable[P, R]:
+        """``function`` runs within it."""
+
+        @wraps(function)
+        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
+            start_ns = time.thread_time_ns()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._local.hooks_ns += time.thread_time_ns() - start_ns
+
+        return timed
+
+    def after(self, function: Callable[P, R]) -> Callable[P, R]:
+        """``function`` runs right after it, and books the step."""
+
+        @wraps(function)
+        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
+            start_ns = time.thread_time_ns()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._book(start_ns, time.thread_time_ns())
+
+        return timed
+
+    def _book(self, start_ns: int, end_ns: int) -> None:
+        begun_ns, self._local.begun_ns = self._local.begun_ns, None
+        if begun_ns is None:
+            return
+        hooks_ns = self._local.hooks_ns
+        with self._lock:
+            self._steps += 1
+            self._tap_ns += self._local.before_ns + hooks_ns + end_ns - start_ns
+            self._forward_ns += start_ns - begun_ns - hooks_ns

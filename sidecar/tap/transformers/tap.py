@@ -1,0 +1,152 @@
+"""A tapped model: what holds the parts together, from ``attach`` to ``detach``."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sidecar.tap.client import TapClient
+from sidecar.tap.faults import Faults
+from sidecar.tap.recorder import Recorder
+from sidecar.tap.step import RequestInfo
+from sidecar.tap.transformers.batching import BatchWatch
+from sidecar.tap.transformers.blocks import find_blocks
+from sidecar.tap.transformers.context import ROWS
+from sidecar.tap.transformers.cost import Cost, TapCost
+from sidecar.tap.transformers.forward import ForwardWatch
+from sidecar.tap.transformers.hooks import LayerHooks
+from sidecar.tap.transformers.patches import MissingNameError
+from sidecar.types import SamplingPolicy, TapPoint
+
+if TYPE_CHECKING:
+    from torch import nn
+
+log = logging.getLogger("stethoscope.tap")
+_TAPPED: weakref.WeakKeyDictionary[nn.Module, Tap] = weakref.WeakKeyDictionary()
+_LOCK = threading.Lock()
+
+
+class Tap:
+    """Made by ``attach``. Holds no reference to the model: a model that is dropped takes its tap with it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        client: TapClient,
+        *,
+        layers: Sequence[int] | None,
+        sampling: SamplingPolicy | None,
+        measure_cost: bool,
+        owns_client: bool,
+    ) -> None:
+        depth = len(find_blocks(model))
+        if layers is not None and not all(0 <= layer < depth for layer in layers):
+            raise ValueError(f"layers must lie in 0 .. {depth - 1}")
+        self.client = client
+        self._cost = Cost() if measure_cost else None
+        self._faults = Faults()
+        self._recorder = Recorder(client, sampling)
+        self._hooks = LayerHooks(model, self._recorder, client, self._faults, layers=layers, cost=self._cost)
+        self._forward = ForwardWatch(self._recorder, self._hooks, self._faults, self._cost)
+        self._batching = BatchWatch(self._recorder, self._hooks, self._forward, self._faults, self._cost)
+        self._model = weakref.ref(model)
+        self._owns_client = owns_client
+        self._end = weakref.finalize(model, client.end_soon) if owns_client else None
+        if self._end is not None:
+            self._end.atexit = False  # at exit the client says goodbye by itself
+
+    def install(self) -> None:
+        """Hook the model. Raises ValueError if it is tapped already."""
+        model = self._model()
+        assert model is not None
+        with _LOCK:
+            if model in _TAPPED:
+                raise ValueError("the model is tapped already")
+            _TAPPED[model] = self
+        try:
+            self._forward.install(model)
+            self._install_batching(model)
+        except BaseException:
+            self.detach(0.0)
+            raise
+
+    def _install_batching(self, model: nn.Module) -> None:
+        try:
+            self._batching.install(model)
+        except MissingNameError as missing:
+            log.error("continuous_batching_not_tapped missing=%s: its tokens count as unsupported", missing)  # noqa: TRY400 - no bug of ours
+
+    def detach(self, timeout_s: float = 2.0) -> None:
+        """Leave the model as it was found, deliver what waits and say goodbye. Twice is fine."""
+        model = self._model()
+        if model is not None:
+            _TAPPED.pop(model, None)
+        self._forward.end_batch()
+        self._batching.remove()
+        self._forward.remove()
+        self._hooks.remove()
+        if self._end is not None:
+            self._end.detach()
+        if self._owns_client:
+            self.client.stop(timeout_s)
+
+    @contextmanager
+    def requests(
+        self,
+        ids: Sequence[str],
+        traceparents: Sequence[str] | None = None,
+        *,
+        route: str = "",
+        tenant: str = "",
+        language: str = "",
+        canary: bool = False,
+    ) -> Iterator[None]:
+        """Name the rows of the batches run inside, in order. They end with the block.
+
+        With several sequences per prompt (beams, num_return_sequences) each gets its prompt's name and ``/k``; in beam
+        search k is the place in the beam, which hypotheses move between.
+        """
+        parents = [""] * len(ids) if traceparents is None else traceparents
+        if len(parents) != len(ids):
+            raise ValueError(f"{len(ids)} ids but {len(parents)} traceparents")
+        token = ROWS.set(
+            tuple(
+                RequestInfo(name, parent, route, tenant, language, canary=canary)
+                for name, parent in zip(ids, parents, strict=True)
+            )
+        )
+        try:
+            yield
+        finally:
+            ROWS.reset(token)
+            self._forward.end_batch()
+
+    @property
+    def points(self) -> tuple[TapPoint, ...]:
+        """Where rows are captured now: known with the first step after the sidecar's wish."""
+        return self._hooks.points
+
+    def errors(self) -> dict[str, int]:
+        """What went wrong inside the tap, and what it could not capture, by kind."""
+        failed = self.client.errors
+        return self._faults.counts() | ({"client": failed} if failed else {})
+
+    def cost(self) -> TapCost:
+        """Raises RuntimeError if the tap was attached without measure_cost."""
+        if self._cost is None:
+            raise RuntimeError("attach with measure_cost=True to measure the tap's cost")
+        return self._cost.read()
+
+
+def tap_of(model: nn.Module) -> Tap | None:
+    """The tap on this model, if it has one."""
+    return _TAPPED.get(model)
+
+
+def all_taps() -> list[Tap]:
+    """Every tap of this process."""
+    return list(_TAPPED.values())

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from protos.stethoscope.v1 import ingest_pb2
+from tests.tap.receiver import Receiver, control
+
+MakeReceiver = Callable[[ingest_pb2.Control], Receiver]
+
+
+@pytest.fixture
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Unix socket with a short path: tmp_path can be longer than a socket's name may be."""
+    folder = tmp_path_factory.getbasetemp()
+    path = folder / f"{uuid.uuid4().hex[:8]}.sock"
+    return f"unix:{path}" if len(str(path)) < 100 else f"unix:{Path('/tmp') / path.name}"
+
+
+@pytest.fixture
+def make_receiver(address: str) -> Iterator[MakeReceiver]:
+    made: list[Receiver] = []
+
+    def make(settings: ingest_pb2.Control) -> Receiver:
+        receiver = Receiver(address, settings)
+        receiver.start()
+        made.append(receiver)
+        return receiver
+
+    yield make
+    for receiver in made:
+        receiver.stop()
+
+
+@pytest.fixture
+def receiver(make_receiver: MakeReceiver) -> Receiver:
+    return make_receiver(control())

@@ -1,0 +1,231 @@
+"""A small real sidecar for the tap's tests: a gRPC server that speaks the protocol, decodes what comes and remembers it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+
+from protos.stethoscope.v1 import control_pb2, ingest_pb2
+from sidecar.types import TapPoint, UnseenReason
+
+DEADLINE_S = 20.0
+_DTYPES = {ingest_pb2.ELEMENT_TYPE_F32: np.float32, ingest_pb2.ELEMENT_TYPE_F16: np.float16}
+_UNSEEN = dict(enumerate(UnseenReason, 1))
+Rows = dict[int, npt.NDArray[np.float32]]
+
+
+def control(
+    layers: tuple[int, ...] = (),
+    *,
+    fraction: float = 1.0,
+    stride: int = 1,
+    first: int = 0,
+    last: int = 0,
+    generation: int = 1,
+) -> ingest_pb2.Control:
+    points = [ingest_pb2.TapPoint(layer=layer, site=ingest_pb2.SITE_RESID_POST) for layer in layers]
+    policy = ingest_pb2.SamplingPolicy(
+        request_fraction=fraction, token_stride=stride, first_tokens=first, last_tokens=last
+    )
+    return ingest_pb2.Control(plan_generation=generation, sampling=policy, tap_points=points)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One row of the batch's table of segments."""
+
+    request_id: str
+    positions: list[int]
+    phase: int
+    prompt_tokens: int
+    traceparent: str
+    route: str
+    canary: bool
+    unseen: dict[UnseenReason, int]
+
+
+def segments_of(batch: ingest_pb2.StepBatch) -> list[Segment]:
+    table, found, start = batch.segments, [], 0
+    for number, request_id in enumerate(table.request_ids):
+        stop = start + table.rows[number]
+        unseen = {_UNSEEN[one.reason]: one.tokens for one in table.unseen if one.segment == number}
+        found.append(
+            Segment(
+                request_id,
+                list(table.positions[start:stop]),
+                table.phases[number],
+                table.prompt_tokens[number],
+                table.traceparents[number] if table.traceparents else "",
+                table.routes[number] if table.routes else "",
+                table.canaries[number] if table.canaries else False,
+                unseen,
+            )
+        )
+        start = stop
+    assert start == len(table.positions)
+    return found
+
+
+def _scored(batch: ingest_pb2.StepBatch) -> ingest_pb2.StepResult:
+    return ingest_pb2.StepResult(batch_id=batch.batch_id, outcome=ingest_pb2.OUTCOME_SCORED, plan_generation=1)
+
+
+class Receiver:
+    """Answers every batch by ``answer``, unless frozen. Everything received stands in lists, guarded by ``changed``."""
+
+    def __init__(self, address: str, settings: ingest_pb2.Control) -> None:
+        self.address = address
+        self.settings = settings
+        self.answer: Callable[[ingest_pb2.StepBatch], ingest_pb2.StepResult | None] = _scored
+        self.refuse_registration: grpc.StatusCode | None = None
+        self.changed = threading.Condition()
+        self.registrations: list[control_pb2.RegisterRequest] = []
+        self.requests: list[ingest_pb2.StreamRequest] = []
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._pushes: list[SimpleQueue[ingest_pb2.StreamResponse]] = []
+        self._server: grpc.Server | None = None
+
+    def start(self) -> None:
+        self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+        handlers = {
+            "ControlService": {"Register": grpc.unary_unary_rpc_method_handler(self._register)},
+            "IngestService": {"Stream": grpc.stream_stream_rpc_method_handler(self._stream)},
+        }
+        for service, methods in handlers.items():
+            name = f"stethoscope.v1.{service}"
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
+        assert self._server.add_insecure_port(self.address)
+        self._server.start()
+
+    def stop(self) -> None:
+        self.thaw()
+        if self._server is not None:
+            self._server.stop(0).wait(DEADLINE_S)
+            self._server = None
+
+    def freeze(self) -> None:
+        """Stop reading and answering, with the connection open: what SIGSTOP does to a sidecar."""
+        self._flowing.clear()
+
+    def thaw(self) -> None:
+        self._flowing.set()
+
+    def push(self, settings: ingest_pb2.Control) -> None:
+        """Change the settings while streams are open."""
+        self.settings = settings
+        for queue in list(self._pushes):
+            queue.put(ingest_pb2.StreamResponse(control=settings))
+
+    def wait(self, predicate: Callable[[Receiver], Any]) -> None:
+        with self.changed:
+            if not self.changed.wait_for(lambda: predicate(self), DEADLINE_S):
+                raise AssertionError(f"not within {DEADLINE_S} s; {len(self.requests)} messages came")
+
+    # what came, by kind
+
+    @property
+    def batches(self) -> list[ingest_pb2.StepBatch]:
+        return [one.step_batch for one in self.requests if one.HasField("step_batch")]
+
+    @property
+    def reports(self) -> list[ingest_pb2.TrafficReport]:
+        return [one.traffic for one in self.requests if one.HasField("traffic")]
+
+    @property
+    def finished(self) -> list[str]:
+        return [name for one in self.requests if one.HasField("finished") for name in one.finished.request_ids]
+
+    @property
+    def goodbyes(self) -> int:
+        return sum(one.HasField("goodbye") for one in self.requests)
+
+    @property
+    def unseen(self) -> dict[UnseenReason, int]:
+        """Of the newest report."""
+        return {_UNSEEN[one.reason]: one.tokens for one in self.reports[-1].unseen}
+
+    def rows(self, layer: int) -> dict[str, Rows]:
+        """States by request and position. Fails if a position came twice."""
+        found: dict[str, Rows] = {}
+        for batch in self.batches:
+            for tensor in batch.tensors:
+                if tensor.tap_point.layer == layer:
+                    self._file(found, batch, decode(tensor))
+        return found
+
+    def segments(self, request_id: str) -> list[Segment]:
+        return [one for batch in self.batches for one in segments_of(batch) if one.request_id == request_id]
+
+    @staticmethod
+    def _file(found: dict[str, Rows], batch: ingest_pb2.StepBatch, states: npt.NDArray[np.float32]) -> None:
+        row = 0
+        for segment in segments_of(batch):
+            mine = found.setdefault(segment.request_id, {})
+            for position in segment.positions:
+                assert position not in mine, f"{segment.request_id} has position {position} twice"
+                mine[position] = states[row]
+                row += 1
+        assert row == len(states)
+
+    # the protocol
+
+    def _register(self, raw: bytes, context: grpc.ServicerContext) -> bytes:
+        request = control_pb2.RegisterRequest.FromString(raw)
+        with self.changed:
+            self.registrations.append(request)
+            self.changed.notify_all()
+        if self.refuse_registration is not None:
+            context.abort(self.refuse_registration, "another model is served")
+        return control_pb2.RegisterResponse(control=self.settings).SerializeToString()
+
+    def _stream(self, incoming: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        answers: SimpleQueue[ingest_pb2.StreamResponse | None] = SimpleQueue()
+        answers.put(ingest_pb2.StreamResponse(control=self.settings))
+        self._pushes.append(answers)  # type: ignore[arg-type]
+        threading.Thread(target=self._read, args=(incoming, answers), daemon=True).start()
+        while context.is_active():
+            try:
+                answer = answers.get(timeout=0.1)
+            except Empty:
+                continue
+            if answer is None:
+                return
+            yield answer.SerializeToString()
+
+    def _read(self, incoming: Iterator[bytes], answers: Any) -> None:
+        try:
+            for raw in incoming:
+                self._flowing.wait(DEADLINE_S)
+                request = ingest_pb2.StreamRequest.FromString(raw)
+                with self.changed:
+                    self.requests.append(request)
+                    self.changed.notify_all()
+                if request.HasField("step_batch"):
+                    result = self.answer(request.step_batch)
+                    if result is not None:
+                        answers.put(ingest_pb2.StreamResponse(result=result))
+            answers.put(None)
+        except grpc.RpcError:
+            return  # the client went away
+
+
+def decode(tensor: ingest_pb2.TapTensor) -> npt.NDArray[np.float32]:
+    """float32 [rows, columns], whatever the wire type."""
+    shape = (tensor.rows, tensor.columns)
+    if tensor.dtype == ingest_pb2.ELEMENT_TYPE_BF16:
+        upper = np.frombuffer(tensor.raw, "<u2").astype(np.uint32) << 16
+        return upper.view(np.float32).reshape(shape)
+    return np.frombuffer(tensor.raw, _DTYPES[tensor.dtype]).astype(np.float32).reshape(shape)
+
+
+def blocks(*layers: int) -> tuple[TapPoint, ...]:
+    return tuple(TapPoint(layer) for layer in layers)

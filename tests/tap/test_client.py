@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import grpc
+import pytest
+
+from protos.stethoscope.v1 import ingest_pb2
+from sidecar.tap.client import TapClient
+from sidecar.tap.link import Limits
+from sidecar.tap.traffic import StepTally, TrafficMeter
+from sidecar.types import SamplingPolicy, TapLedgerCounts, UnseenReason
+from tests.tap.conftest import MakeReceiver
+from tests.tap.receiver import DEADLINE_S, Receiver, blocks, control
+from tests.tap.samples import IDENTITY, BrokenStates, captured, segment, states, step
+
+MakeClient = Callable[..., TapClient]
+
+
+@pytest.fixture
+def make_client(address: str) -> Iterator[MakeClient]:
+    made: list[TapClient] = []
+
+    def make(traffic: TrafficMeter | None = None, **limits: float) -> TapClient:
+        bounds = Limits(**limits)  # type: ignore[arg-type]  # ints and floats, as named
+        client = TapClient(address, IDENTITY, engine_id="engine", traffic=traffic, limits=bounds)
+        made.append(client)
+        client.start()
+        return client
+
+    yield make
+    for client in made:
+        client.stop(1.0)
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Poll what no condition variable tells, with a deadline."""
+    deadline = time.monotonic() + DEADLINE_S
+    waiting = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "not within the deadline"
+        waiting.wait(0.005)
+
+
+def _connected(client: TapClient) -> TapClient:
+    until(lambda: client.connected)
+    return client
+
+
+def _balanced(counts: TapLedgerCounts) -> bool:
+    return counts.sent == counts.ok + counts.refused + counts.unknown
+
+
+def test_without_a_sidecar_every_step_is_dropped_and_counted(make_client: MakeClient) -> None:
+    client = make_client()
+    assert [client.submit(step(rows=3)) for _ in range(5)] == [False] * 5
+    assert client.counts() == TapLedgerCounts(dropped=5)
+    assert client.traffic.counts().unseen == ((UnseenReason.TAP_DROPPED, 15),)
+    assert not client.connected
+
+
+def test_a_step_is_sent_once_and_acknowledged(receiver: Receiver, make_client: MakeClient) -> None:
+    client = _connected(make_client())
+    assert client.submit(step("a", rows=2, number=9))
+    until(lambda: client.counts().ok == 1)
+    assert client.counts() == TapLedgerCounts(sent=1, ok=1)
+    (batch,) = receiver.batches
+    assert (batch.engine_id, batch.step, list(batch.segments.request_ids)) == ("engine", 9, ["a"])
+    (registration,) = receiver.registrations
+    assert (registration.engine_id, registration.model.name, registration.model.width) == ("engine", "tiny", 8)
+
+
+def test_a_refused_batch_is_counted_and_the_next_one_goes_through(receiver: Receiver, make_client: MakeClient) -> None:
+    def refuse_b(batch: ingest_pb2.StepBatch) -> ingest_pb2.StepResult:
+        refused = batch.segments.request_ids[0] == "b"
+        outcome = ingest_pb2.OUTCOME_REJECTED if refused else ingest_pb2.OUTCOME_DROPPED
+        return ingest_pb2.StepResult(batch_id="" if refused else batch.batch_id, outcome=outcome, reason="non_finite")
+
+    receiver.answer = refuse_b
+    client = _connected(make_client())
+    for name in ("a", "b", "c"):
+        assert client.submit(step(name))
+    until(lambda: client.counts().ok == 2)
+    assert client.counts() == TapLedgerCounts(sent=3, ok=2, refused=1)
+
+
+def test_what_was_not_answered_is_unknown_and_is_never_sent_again(
+    make_receiver: MakeReceiver, make_client: MakeClient
+) -> None:
+    first = make_receiver(control())
+    first.answer = lambda _batch: None
+    client = _connected(make_client())
+    for i in range(3):
+        assert client.submit(step("lost", i, 2))
+    first.wait(lambda r: len(r.batches) == 3)
+    first.stop()
+    until(lambda: client.counts().unknown == 3)
+    until(lambda: not client.connected)
+    second = make_receiver(control())
+    _connected(client)
+    assert client.submit(step("new"))
+    until(lambda: client.counts().ok == 1)
+    assert [b.segments.request_ids[0] for b in second.batches] == ["new"]
+    assert client.counts() == TapLedgerCounts(sent=4, ok=1, unknown=3)
+    assert (UnseenReason.TAP_DROPPED, 6) in client.traffic.counts().unseen
+    assert len({b.batch_id for b in first.batches + second.batches}) == 4
+
+
+def test_a_frozen_sidecar_costs_the_engine_no_wait_and_the_tap_no_memory(
+    receiver: Receiver, make_client: MakeClient
+) -> None:
+    client = _connected(make_client(queue_batches=50, queue_bytes=1 << 20, unanswered=10))
+    receiver.freeze()
+    row = step(rows=16, columns=64)  # 4 KiB
+    taken = slowest_s = 0.0
+    for _ in range(2000):
+        start_s = time.perf_counter()
+        taken += client.submit(row)
+        slowest_s = max(slowest_s, time.perf_counter() - start_s)
+    assert taken <= 50 + 10 + 1  # what waits, what is unanswered, what is in between
+    assert client.counts().dropped == 2000 - taken
+    assert slowest_s < 1.0  # a submit that waits for the receiver would wait for ever: it is still frozen
+    receiver.thaw()
+    until(lambda: client.counts().ok == taken)
+    assert client.submit(row)
+    until(lambda: client.counts().ok == taken + 1)
+    assert _balanced(client.counts())
+
+
+def test_the_queue_is_bounded_in_bytes_too(receiver: Receiver, make_client: MakeClient) -> None:
+    client = _connected(make_client(queue_batches=1000, queue_bytes=10_000, unanswered=1))
+    receiver.freeze()
+    taken = sum(client.submit(step(rows=16, columns=64)) for _ in range(100))
+    assert taken <= 2 + 2  # 4 KiB each: two wait, one is unanswered, one is in between
+
+
+def test_a_sidecar_that_owes_answers_too_long_is_given_up(receiver: Receiver, make_client: MakeClient) -> None:
+    client = _connected(make_client(answer_s=0.2))
+    receiver.answer = lambda _batch: None
+    assert client.submit(step())
+    until(lambda: client.counts().unknown == 1)
+    receiver.wait(lambda r: len(r.registrations) == 2)
+
+
+def test_a_report_never_runs_ahead_of_the_batches_that_it_counts(receiver: Receiver, make_client: MakeClient) -> None:
+    client = _connected(make_client(report_s=0.002, queue_batches=10_000))
+    steps = 0
+    while len(receiver.reports) < 8:
+        steps += 1
+        tally = StepTally(tokens=3, requests=0)
+        tally.miss(UnseenReason.SAMPLING, 1)
+        if client.submit(step("r", 2 * steps, 2)):
+            client.traffic.add(tally)
+    seen = 0
+    for request in receiver.requests:
+        if request.HasField("step_batch"):
+            seen += 2
+        elif request.HasField("traffic"):
+            assert request.traffic.tokens_computed - sum(u.tokens for u in request.traffic.unseen) <= seen
+    assert receiver.reports[-1].tokens_computed > receiver.reports[0].tokens_computed
+
+
+def test_reports_come_without_any_batch(receiver: Receiver, make_client: MakeClient) -> None:
+    client = _connected(make_client(report_s=0.02))
+    client.traffic.add(StepTally(7, 2, {UnseenReason.UNSUPPORTED: 7}))
+    receiver.wait(lambda r: r.reports and r.reports[-1].tokens_computed == 7)
+    assert (receiver.reports[-1].requests, receiver.unseen) == (2, {UnseenReason.UNSUPPORTED: 7})
+
+
+def test_registration_carries_what_the_engine_had_computed_before(receiver: Receiver, make_client: MakeClient) -> None:
+    traffic = TrafficMeter()
+    traffic.add(StepTally(100, 4))
+    _connected(make_client(traffic))
+    assert receiver.registrations[-1].traffic.tokens_computed == 100
+
+
+def test_stop_delivers_what_waits_and_says_goodbye_with_the_final_ledger(
+    receiver: Receiver, make_client: MakeClient
+) -> None:
+    client = _connected(make_client())
+    for i in range(100):
+        assert client.submit(step("r", i))
+    client.finish(["r"])
+    client.stop(10.0)
+    receiver.wait(lambda r: r.goodbyes)
+    assert client.counts() == TapLedgerCounts(sent=100, ok=100)
+    kinds = [request.WhichOneof("body") for request in receiver.requests]
+    assert kinds[-2:] == ["traffic", "goodbye"]
+    assert (receiver.reports[-1].tap.sent, receiver.reports[-1].tap.ok) == (100, 100)
+    assert kinds.index("finished") > max(i for i, kind in enumerate(kinds) if kind == "step_batch")
+    assert not client.submit(step())
+    client.stop(10.0)
+
+
+def test_stop_keeps_its_time_with_a_frozen_sidecar(receiver: Receiver, make_client: MakeClient) -> None:
+    client = _connected(make_client())
+    receiver.freeze()
+    for i in range(20):
+        client.submit(step("r", i))
+    start_s = time.monotonic()
+    client.stop(0.3)
+    assert time.monotonic() - start_s < 5
+    until(lambda: _balanced(client.counts()))
+    assert client.counts().sent + client.counts().dropped == 20
+
+
+def test_settings_follow_the_sidecar(receiver: Receiver, make_client: MakeClient) -> None:
+    client = _connected(make_client())
+    receiver.push(control((2, 5), fraction=0.5, stride=3, generation=9))
+    until(lambda: client.settings.plan_generation == 9)
+    assert client.settings.tap_points == blocks(2, 5)
+    assert client.policy == SamplingPolicy(0.5, 3)
+
+
+def test_a_refused_registration_is_tried_again(receiver: Receiver, make_client: MakeClient) -> None:
+    receiver.refuse_registration = grpc.StatusCode.FAILED_PRECONDITION
+    client = make_client()
+    receiver.wait(lambda r: len(r.registrations) >= 2)
+    assert not client.connected
+    receiver.refuse_registration = None
+    _connected(client)
+
+
+def test_states_that_cannot_be_encoded_cost_their_own_step_only(receiver: Receiver, make_client: MakeClient) -> None:
+    client = _connected(make_client())
+    broken = BrokenStates(states(2).rows)
+    assert client.submit(captured((segment("broken", range(2)),), broken))
+    assert client.submit(step("sound"))
+    until(lambda: client.counts().ok == 1)
+    assert client.counts() == TapLedgerCounts(sent=1, ok=1, dropped=1)
+    assert client.traffic.counts().unseen == ((UnseenReason.TAP_DROPPED, 2),)
+    assert client.errors == 1
+
+
+def test_an_address_can_be_a_port_as_well() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    receiver = Receiver(address, control())
+    receiver.start()
+    client = TapClient(address, IDENTITY, engine_id="engine")
+    client.start()
+    try:
+        _connected(client)
+        assert client.submit(step())
+    finally:
+        client.stop(10.0)
+        receiver.stop()
+    assert client.counts() == TapLedgerCounts(sent=1, ok=1)
+
+
+def test_a_client_that_was_let_go_says_goodbye_by_itself(receiver: Receiver, make_client: MakeClient) -> None:
+    client = _connected(make_client())
+    assert client.submit(step())
+    client.end_soon()
+    receiver.wait(lambda r: r.goodbyes == 1)
+    assert client.counts() == TapLedgerCounts(sent=1, ok=1)
+
+
+def test_stopping_while_connecting_says_goodbye_too(make_receiver: MakeReceiver, make_client: MakeClient) -> None:
+    """Once registered, an engine that leaves without a word is taken for lost."""
+    receiver = make_receiver(control())
+    client = make_client()
+    receiver.wait(lambda r: r.registrations)
+    client.stop(10.0)
+    receiver.wait(lambda r: r.goodbyes == 1)
+
+
+def test_a_client_that_was_never_started_stops_and_drops() -> None:
+    client = TapClient("unix:/nowhere.sock", IDENTITY, engine_id="engine")
+    assert not client.submit(step())
+    client.stop()
+    assert client.counts() == TapLedgerCounts(dropped=1)
