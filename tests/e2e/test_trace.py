@@ -31,7 +31,12 @@ def test_each_sampled_request_has_one_span_under_its_own_parent_with_its_scores(
 
     model, tokenizer = tiny(), AutoTokenizer.from_pretrained(save_tiny(home / "model"))
     write_artifacts(model, 1, home / "own", tokenizer)
-    flags = {"artifacts.folder": str(home / "own"), "limits.rows": 4096, "traces.enabled": True, "traces.root_fraction": 0.0}
+    flags = {
+        "artifacts.folder": str(home / "own"),
+        "limits.rows": 4096,
+        "traces.enabled": True,
+        "traces.root_fraction": 0.0,
+    }
     running = serve(**flags)
     tap = attach(model, tokenizer=tokenizer, address=running.address, sampling=SamplingPolicy(1.0))
     parents = {f"req-{i}": f"00-{i + 1:032x}-{i + 1:016x}-01" for i in range(3)}
@@ -47,7 +52,9 @@ def test_each_sampled_request_has_one_span_under_its_own_parent_with_its_scores(
         tap.detach(10.0)
     running.stop()  # what is to be exported has been
     all_spans = receiver.spans()
-    assert all(attributes(one)["stethoscope.flagged"] for one in all_spans if attributes(one)["gen_ai.request.id"] == "quiet")
+    assert all(
+        attributes(one)["stethoscope.flagged"] for one in all_spans if attributes(one)["gen_ai.request.id"] == "quiet"
+    )
     spans = [one for one in all_spans if attributes(one)["gen_ai.request.id"] != "quiet"]
     assert {(one.trace_id.hex(), one.parent_span_id.hex()) for one in spans} == {
         (f"{i + 1:032x}", f"{i + 1:016x}") for i in range(3)
@@ -55,6 +62,6 @@ def test_each_sampled_request_has_one_span_under_its_own_parent_with_its_scores(
     assert {attributes(one)["gen_ai.request.id"] for one in spans} == set(parents)
     assert all(any("my_probe" in key for key in attributes(one)) for one in spans)
     assert {event.span_id for event in receiver.events()} == {one.span_id for one in all_spans}
-    traces = {line.split('trace_id="')[1][:32] for line in page.splitlines() if "# {" in line and 'trace_id=' in line}
+    traces = {line.split('trace_id="')[1][:32] for line in page.splitlines() if "# {" in line and "trace_id=" in line}
     assert traces
     assert traces <= {parent.split("-")[1] for parent in (*parents.values(), unsampled)}
