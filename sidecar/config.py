@@ -84,10 +84,15 @@ class Listen(_Section):
 class Artifacts(_Section):
     """Which probes are read."""
 
-    folder: Annotated[Path | None, Field(description="folder with one sub-folder per artifact")] = None
+    folder: Annotated[Path | None, Field(description="folder with one sub-folder per artifact; empty for none")] = None
     reload_s: Annotated[Seconds, Field(description="how often the folder is looked at")] = 1.0
     max_columns: Annotated[int, Field(gt=0, le=4096, description="directions per tap point")] = 256
     max_artifacts: Annotated[int, Field(gt=0, le=4096, description="artifacts in the folder")] = 256
+
+    @field_validator("folder", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
 
 
 class Limits(_Section):
@@ -111,7 +116,11 @@ class Coverage(_Section):
     min_seen: Annotated[Share, Field(description="share of expected tokens that must be seen")] = 0.99
     min_control: Annotated[Share, Field(description="share of rows whose positive control must read right")] = 0.9
     report_s: Annotated[Seconds, Field(description="a connected engine must report its traffic this often")] = 3.0
-    forget_s: Annotated[Seconds, Field(description="a lost engine is forgotten after so long")] = 3600.0
+    engines: Annotated[int, Field(ge=0, le=1024, description="engines that must be there; fewer is blind")] = 1
+    engine_grace_s: Annotated[
+        Seconds, Field(description="so long may an engine be missing, at its start or restart")
+    ] = 120.0
+    forget_s: Annotated[Seconds, Field(description="a lost engine is forgotten after so long")] = 600.0
 
 
 class Sampling(_Section):

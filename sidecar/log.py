@@ -63,7 +63,8 @@ class Log:
         try:
             self._write(json.dumps({**line, **fields}))
         except (OSError, ValueError):  # whoever read our log is gone; whoever caused the line must not suffer for it
-            self.suppressed += 1
+            with self._lock:
+                self.suppressed += 1
 
 
 class LibraryLog(logging.Handler):
@@ -75,5 +76,10 @@ class LibraryLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = Level.ERROR if record.levelno >= logging.ERROR else Level.WARNING
-        text = record.getMessage() if record.exc_info is None else f"{record.getMessage()}: {record.exc_info[0]}"
+        try:
+            text = record.getMessage()
+        except (LookupError, TypeError, ValueError):  # arguments that do not fit the message
+            text = str(record.msg)
+        kind = record.exc_info[0] if record.exc_info else None
+        text = text if kind is None else f"{text}: {kind.__name__}"
         self._log.event(level, "library", logger=record.name, text=text[:_TEXT_CHARS])

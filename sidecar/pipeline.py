@@ -40,6 +40,10 @@ class OtherModelError(Exception):
     """An engine serves another model than the one that this sidecar is bound to."""
 
 
+class EngineIdInUseError(Exception):
+    """An engine of this id has an open stream: two engines cannot be told apart by one id."""
+
+
 class TooManyEnginesError(Exception):
     """The configured number of engines is registered."""
 
@@ -73,9 +77,10 @@ class Pipeline:
         self._clock = clock
         self._ended = ended
         self._lock = threading.Lock()
+        self._binding = threading.Lock()  # one plan is made at a time; taken before _lock, never after
         self._artifacts: tuple[Artifact, ...] = ()
         self._recent = _RecentIds(config.limits.dedup_ids)
-        self._pending: deque[tuple[Readings, StepBatch]] = deque()
+        self._pending: deque[tuple[Readings, StepBatch]] = deque()  # replied, not yet accounted for
         self._swept_s = clock.monotonic_s()
         self.generation = 0
         self.plan: Plan | None = None
@@ -91,54 +96,73 @@ class Pipeline:
 
     def load(self, artifacts: tuple[Artifact, ...]) -> None:
         """Put other artifacts in force, between two batches. Raises nothing: what does not fit stands in the plan as refused."""
-        with self._lock:
+        with self._binding:
             self._artifacts = artifacts
             if self.plan is not None:
                 self._bind(self.plan.model)
 
     def register(self, model: ModelIdentity, report: TrafficReport) -> Plan:
-        """An engine introduces itself. Raises OtherModelError or TooManyEnginesError."""
-        with self._lock:
-            known = self.coverage.knows(report.engine_id)
-            others = self.coverage.engine_count - known
-            if self.plan is not None and model != self.plan.model and others:
-                self.engines_refused += 1
-                raise OtherModelError
-            if not known and others >= self._config.limits.engines:
-                self.engines_refused += 1
-                raise TooManyEnginesError
-            if self.plan is None or model != self.plan.model:
-                self._bind(model)
-            self.coverage.register(report)
-            if self.plan is None:
-                raise AssertionError("bound above")
-            return self.plan
+        """An engine introduces itself. Raises EngineIdInUseError, OtherModelError or TooManyEnginesError."""
+        with self._binding:
+            with self._lock:
+                self._admit(model, report.engine_id)
+            plan = self.plan
+            if plan is None or plan.model != model:
+                plan = self._bind(model)
+            with self._lock:
+                self.coverage.register(report)
+            return plan
 
-    def _bind(self, model: ModelIdentity) -> None:
-        self._settle()
-        same_model = self.plan is not None and self.plan.model == model
+    def _admit(self, model: ModelIdentity, engine: EngineId) -> None:
+        other = self.plan is not None and self.plan.model != model
+        refusal: type[Exception] | None = None
+        if self.coverage.streams(engine):
+            refusal = EngineIdInUseError
+        elif other and self.coverage.serving:
+            refusal = OtherModelError
+        elif not self.coverage.knows(engine) and not self.coverage.make_room(self._config.limits.engines):
+            refusal = TooManyEnginesError
+        if refusal is not None:
+            self.engines_refused += 1
+            raise refusal
+
+    def _bind(self, model: ModelIdentity) -> Plan:
+        """Make a plan beside the running one, then swap the two between two batches."""
         plan = build_plan(self.generation + 1, self._artifacts, model)
         judge = Judge(plan, self._config.limits, self._clock, self._ended)
-        if self.judge is not None:
-            if not same_model:
-                self.judge.end_all()
-            judge.succeed(self.judge)
-        self.generation, self.plan, self.judge = plan.generation, plan, judge
-        self.coverage.bind(plan)
+        with self._lock:
+            self._settle()
+            if self.judge is not None and self.plan is not None and self.plan.model == model:
+                judge.succeed(self.judge)
+            elif self.judge is not None:
+                self.judge.end_all("model_changed")
+                self.coverage.retire_all()
+            self.generation, self.plan, self.judge = plan.generation, plan, judge
+            self.coverage.bind(plan)
+        return plan
 
     # batches
 
-    def submit(self, batch: StepBatch, decode_s: float, report: TrafficReport | None = None) -> Result:
+    def arrive(self) -> None:
+        """A step batch came in: it is in flight until ``submit``, ``reject`` or ``abandon`` books its outcome."""
+        with self._lock:
+            self.ledger.step_batches.receive(1)
+
+    def submit(self, batch: StepBatch, received_s: float, report: TrafficReport | None = None) -> Result:
         """Take a decoded batch to its outcome and book it. ``settle`` must be called once the reply is written.
 
+        received_s: when its last byte was here, by the clock's monotonic_s: the budget runs from there.
         report: the engine's own count up to this batch, taken in unless the batch is refused.
         An exception that is neither Rejected nor Dropped is a bug: the batch is booked as dropped{internal}, and it is raised.
         """
+        decoded_s = self._clock.monotonic_s()
         with self._lock:
-            self.ledger.step_batches.receive(1)
+            admitted_s = self._clock.monotonic_s()
             self.ledger.rows.receive(batch.row_count)
             try:
-                made = self._score(batch, decode_s)
+                made = self._score(batch)
+                if made.scored:
+                    self._time(received_s, decoded_s, admitted_s)
             except Rejected as rejected:
                 self.ledger.step_batches.reject(rejected.reason, 1)
                 self.ledger.rows.reject(rejected.reason, batch.row_count)
@@ -157,27 +181,31 @@ class Pipeline:
         self.ledger.rows.drop(reason, batch.row_count)
         return Result(batch.batch_id, False, reason)
 
-    def _score(self, batch: StepBatch, decode_s: float) -> Result:
+    def _score(self, batch: StepBatch) -> Result:
         if self._ended_all:
             raise Dropped(DropReason.SHUTTING_DOWN)
         if not self.coverage.knows(batch.engine_id) or self.plan is None or self.judge is None:
             raise Rejected(RejectReason.UNKNOWN_ENGINE, "step_batch.engine_id")
         if batch in self._recent:
             raise Dropped(DropReason.DUPLICATE)
-        with self._timed(Stage.READ) as read_time:
+        with self._timed(Stage.READ):
             readings = read(self.plan, batch)
         self._recent.add(batch)
         self.coverage.saw(batch.engine_id, readings.taps)
         self.judge.finish(batch.engine_id, batch.finished)
         if not readings.rows_scored:
             raise Dropped(_why_nothing(readings))
-        with self._timed(Stage.JUDGE) as judge_time:
+        with self._timed(Stage.JUDGE):
             verdicts = self.judge.judge(readings, batch)
         self._book(batch, readings)
-        self.stages[Stage.DECODE].add(decode_s)
-        self.budget_use.add((decode_s + read_time[0] + judge_time[0]) * 1e3 / self._config.budget.step_ms)
         self._pending.append((readings, batch))
         return Result(batch.batch_id, True, plan_generation=self.plan.generation, verdicts=verdicts)
+
+    def _time(self, received_s: float, decoded_s: float, admitted_s: float) -> None:
+        """A scored batch's way: from the last byte to the verdict is what the budget is about."""
+        self.stages[Stage.DECODE].add(decoded_s - received_s)
+        self.stages[Stage.WAIT].add(admitted_s - decoded_s)
+        self.budget_use.add((self._clock.monotonic_s() - received_s) * 1e3 / self._config.budget.step_ms)
 
     def _book(self, batch: StepBatch, readings: Readings) -> None:
         self.ledger.step_batches.score(1)
@@ -190,14 +218,12 @@ class Pipeline:
     def reject(self, rejected: Rejected, batch_id: BatchId = NO_ID) -> Result:
         """Book a message that could not be decoded: it had no rows that could be counted."""
         with self._lock:
-            self.ledger.step_batches.receive(1)
             self.ledger.step_batches.reject(rejected.reason, 1)
         return Result(batch_id, False, rejected.reason, rejected.field)
 
     def abandon(self) -> Result:
         """Book a message whose decoding ran into a bug of ours: it had no rows that could be counted."""
         with self._lock:
-            self.ledger.step_batches.receive(1)
             self.ledger.step_batches.drop(DropReason.INTERNAL, 1)
         return Result(NO_ID, False, DropReason.INTERNAL)
 
@@ -211,19 +237,19 @@ class Pipeline:
             readings, batch = self._pending.popleft()
             with self._timed(Stage.ACCOUNT):
                 self.judge.account(readings, batch)
+        if self.judge is None:
+            return
         now = self._clock.monotonic_s()
-        if self.judge is not None and now - self._swept_s >= 1.0:
+        if now - self._swept_s >= 1.0:
             self._swept_s = now
-            self.judge.sweep()
+            self.judge.retire_idle()
+        self.judge.sweep()
 
     @contextmanager
-    def _timed(self, stage: Stage) -> Iterator[list[float]]:
-        """Measures the block; the list holds its seconds afterwards."""
-        took = [0.0]
+    def _timed(self, stage: Stage) -> Iterator[None]:
         start = self._clock.monotonic_s()
-        yield took
-        took[0] = self._clock.monotonic_s() - start
-        self.stages[stage].add(took[0])
+        yield
+        self.stages[stage].add(self._clock.monotonic_s() - start)
 
     # engines
 
@@ -258,7 +284,7 @@ class Pipeline:
             self._ended_all = True
             self._settle()
             if self.judge is not None:
-                self.judge.end_all()
+                self.judge.end_all("shutdown")
 
     # what others see
 

@@ -59,6 +59,7 @@ class Reloader:
     def start(self) -> None:
         """Load for the first time. Raises ArtifactError if an artifact is unsound: a sidecar does not start half blind."""
         if self._config.artifacts.folder is None:
+            self._log.event(Level.WARNING, "no_artifacts", text="nothing is read: artifacts.folder is not set")
             return
         self._watch = FolderWatch(self._config.artifacts.folder)
         self._pipeline.load(load_artifacts(self._config))

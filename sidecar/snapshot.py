@@ -20,6 +20,7 @@ class Stage(StrEnum):
     """Where the time of a step goes, in the order of the work. The only values of the label ``stage``."""
 
     DECODE = "decode"
+    WAIT = "wait"
     READ = "read"
     JUDGE = "judge"
     ACCOUNT = "account"
@@ -157,7 +158,7 @@ class EndedRequest:
     tokens_seen: int
     tokens_unseen: int
     scores: tuple[SignalScore, ...]
-    ended_by: str  # "finished", "idle", "evicted", "shutdown"
+    ended_by: str  # "finished", "idle", "evicted", "model_changed", "shutdown"
     route: str = ""
     canary: bool = False
 

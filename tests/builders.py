@@ -70,7 +70,7 @@ def manifest_fields(name: str, kind: str = "linear_probe", tap: TapPoint = TAP, 
     }
     if kind == "linear_probe":
         fields |= {
-            "aggregation": {"kind": "mean"},
+            "aggregation": {"kind": "mean", "window": 1},
             "calibration": {"kind": "none"},
             "threshold": {
                 "probability": 0.9,
@@ -104,16 +104,23 @@ def axis(column: int) -> np.ndarray:
     return direction
 
 
-def write_probe(root: Path, name: str, column: int = 0, tap: TapPoint = TAP, **changes: Any) -> None:
+def write_probe(
+    root: Path, name: str, column: int = 0, tap: TapPoint = TAP, offset: float = 0.0, **changes: Any
+) -> None:
     fields = manifest_fields(name, tap=tap, **changes)
-    save_artifact(root / name, fields, axis(column), np.zeros(1, dtype=np.float32))
+    save_artifact(root / name, fields, axis(column), np.array([offset], dtype=np.float32))
 
 
 def write_control(
-    root: Path, name: str = "control", column: int = WIDTH - 1, tap: TapPoint = TAP, **changes: Any
+    root: Path,
+    name: str = "control",
+    column: int = WIDTH - 1,
+    tap: TapPoint = TAP,
+    offset: float = 0.0,
+    **changes: Any,
 ) -> None:
     fields = manifest_fields(name, "positive_control", tap, **changes)
-    save_artifact(root / name, fields, axis(column), np.zeros(1, dtype=np.float32))
+    save_artifact(root / name, fields, axis(column), np.array([offset], dtype=np.float32))
 
 
 def wire_model(model: ModelIdentity = MODEL) -> control_pb2.ModelIdentity:

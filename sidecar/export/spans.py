@@ -22,7 +22,7 @@ from sidecar.types import TraceParent
 
 _REQUEST_ATTRIBUTES = 8  # of the request itself
 _PROBE_ATTRIBUTES = 5  # of each probe
-UNFINISHED = frozenset({"evicted", "shutdown"})  # the scores cover only part of the request
+UNFINISHED = frozenset({"evicted", "model_changed", "shutdown"})  # the scores cover only part of the request
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ its state untouched.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,16 +59,19 @@ class Aggregates:
         self._sums[slot] = 0.0
         self._ring[slot] = 0.0
 
-    def move(self, other: Aggregates, columns: Sequence[tuple[int, int]]) -> None:
-        """Take over the state of signals that a reload left as they were: (column there, column here) pairs."""
+    def move(self, other: Aggregates, columns: Sequence[tuple[int, int]], slots: Sequence[int]) -> None:
+        """Take over the state of signals that a reload left as they were.
+
+        columns: (column there, column here) pairs; slots: those in use, the others are empty in both.
+        """
         for old, new in columns:
-            self.counts[:, new] = other.counts[:, old]
-            self.scores[:, new] = other.scores[:, old]
-            self._sums[:, new] = other._sums[:, old]
+            self.counts[slots, new] = other.counts[slots, old]
+            self.scores[slots, new] = other.scores[slots, old]
+            self._sums[slots, new] = other._sums[slots, old]
             there, here = np.flatnonzero(other._rolling == old), np.flatnonzero(self._rolling == new)
             if there.size:
                 width = min(self._ring.shape[2], other._ring.shape[2])
-                self._ring[:, here[0], :width] = other._ring[:, there[0], :width]
+                self._ring[slots, here[0], :width] = other._ring[slots, there[0], :width]
 
     def update(self, rows: Grouped) -> None:
         """Take in one step. O(T*S), vectorised; requests with several rows and a rolling window cost one pass each."""
@@ -118,13 +122,22 @@ class Aggregates:
         single = np.flatnonzero(longest == 1)
         if single.size:
             self._roll_one(rows, single)
-        for group in np.flatnonzero(longest > 1):
+        for group in np.flatnonzero(longest > 1).tolist():
             stop = rows.starts[group + 1] if group + 1 < len(rows.starts) else len(rows.values)
-            for place, column in enumerate(self._rolling):
-                span = slice(rows.starts[group], stop)
-                readings = rows.values[span, column][rows.valid[span, column]]
-                if readings.size:
-                    self._roll_many(int(rows.slots[group]), place, int(column), readings)
+            self._roll_group(int(rows.slots[group]), slice(rows.starts[group], stop), rows)
+
+    def _roll_group(self, slot: int, span: slice, rows: Grouped) -> None:
+        """One request with several rows: signals of one window, count and choice of rows go together, mostly all of them."""
+        valid = rows.valid[span, self._rolling]  # [n, R]
+        alike: defaultdict[tuple[int, int, bytes], list[int]] = defaultdict(list)
+        for place, column in enumerate(self._rolling.tolist()):
+            key = (int(self._windows[place]), int(self.counts[slot, column]), valid[:, place].tobytes())
+            alike[key].append(place)
+        values = rows.values[span]
+        for (window, count, _), places in alike.items():
+            chosen = values[np.ix_(valid[:, places[0]], self._rolling[places])]  # [m, P]
+            if len(chosen):
+                self._roll_many(slot, np.array(places), window, count, chosen)
 
     def _roll_one(self, rows: Grouped, groups: IndexArray) -> None:
         """One valid reading at most per group and signal: the decode step, for all requests at once."""
@@ -147,22 +160,20 @@ class Aggregates:
         best = self.scores[slot, column]
         self.scores[slot, column] = np.where(count + 1 <= window, mean, np.maximum(best, mean))
 
-    def _roll_many(self, slot: int, place: int, column: int, readings: FloatArray) -> None:
-        """Several readings of one request and signal: a prompt."""
-        window, count = int(self._windows[place]), int(self.counts[slot, column])
-        kept = min(count, window)
-        tail = self._ring[slot, place, (np.arange(count - kept, count)) % window]
-        line = np.concatenate([tail, readings]).astype(np.float64)
-        sums = np.cumsum(np.concatenate([[0.0], line]))
+    def _roll_many(self, slot: int, places: IndexArray, window: int, count: int, readings: FloatArray) -> None:
+        """Readings [m, P] of one request, for signals that have seen ``count`` readings and have the same window."""
+        columns = self._rolling[places]
+        kept = np.arange(max(0, count - window), count) % window
+        line = np.concatenate([self._ring[slot][np.ix_(places, kept)].T, readings]).astype(np.float64)  # [k + m, P]
+        sums = np.concatenate([np.zeros((1, len(places))), np.cumsum(line, axis=0)])
         total = count + len(readings)
         if total < window:
-            score = sums[-1] / total
+            scores = sums[-1] / total
         else:
-            means = (sums[window:] - sums[:-window]) / window
-            score = means.max()
+            scores = ((sums[window:] - sums[:-window]) / window).max(axis=0)
             if count >= window:
-                score = max(score, float(self.scores[slot, column]))
+                scores = np.maximum(scores, self.scores[slot, columns])
         newest = line[-window:]
-        self._ring[slot, place, np.arange(total - len(newest), total) % window] = newest
-        self._sums[slot, column] = self._ring[slot, place, :window].sum(dtype=np.float64)
-        self.scores[slot, column] = score
+        self._ring[slot, places[:, None], np.arange(total - len(newest), total) % window] = newest.T
+        self._sums[slot, columns] = self._ring[slot, places].sum(axis=1, dtype=np.float64)
+        self.scores[slot, columns] = scores

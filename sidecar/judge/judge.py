@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
 
 from probes.manifest import TokenSpan
 from sidecar.clock import Clock
@@ -18,6 +20,7 @@ from sidecar.reading.read import Readings
 from sidecar.snapshot import EndedRequest, Exemplar, SignalScore, SignalSnapshot
 from sidecar.types import BoolArray, EngineId, Evidence, Phase, RequestId, StepBatch, TraceParent
 
+_ENDED_AT_ONCE = 32
 _EXEMPLARS_EVERY_S = 1.0  # finer than any scrape; a step's cost must not grow with the number of traces
 
 
@@ -59,19 +62,21 @@ class Judge:
         self._offset = np.array([signal.offset for signal in signals])
         self._threshold = np.array([signal.threshold for signal in signals])
         self._may_flag = np.array([signal.evidence is not Evidence.STALE for signal in signals], dtype=np.bool_)
+        self._window = np.array([signal.window for signal in signals], dtype=np.int64)
         self._prompt_only = np.array([signal.span is TokenSpan.PROMPT for signal in signals], dtype=np.bool_)
         self._token_scores = TallyBank(SCORE_EDGES, len(signals))
         self._request_scores = TallyBank(SCORE_EDGES, len(signals))
         self._detections = [0] * len(signals)
         self._detection_exemplars: list[Exemplar | None] = [None] * len(signals)
         self._shown_s = -_EXEMPLARS_EVERY_S
+        self._over: dict[Key, str] = {}  # requests that are to be ended, and why
 
     def succeed(self, before: Judge) -> None:
         """Go on where the judge of the plan before stopped.
 
         Requests go on, counts go on by signal name, running scores go on where the signal is unchanged.
         """
-        self.requests, self.evicted = before.requests, before.evicted
+        self.requests, self.evicted, self._over = before.requests, before.evicted, before._over
         then = {signal.name: i for i, signal in enumerate(before._plan.signals)}
         named = [(then[signal.name], i) for i, signal in enumerate(self._plan.signals) if signal.name in then]
         for old, new in named:
@@ -80,7 +85,7 @@ class Judge:
             self._detections[new] = before._detections[old]
             self._detection_exemplars[new] = before._detection_exemplars[old]
         same = {old: new for old, new in named if before._plan.signals[old].digest == self._plan.signals[new].digest}
-        self._aggregates.move(before._aggregates, list(same.items()))
+        self._aggregates.move(before._aggregates, list(same.items()), self.requests.slots())
         self.requests.renumber(same)
 
     # the hot half: before the reply
@@ -91,8 +96,8 @@ class Judge:
         slots = np.array([request.slot for request in tracked], dtype=np.intp)
         self._aggregates.update(Grouped(readings.values, readings.valid, batch.segments.starts, slots))
         scores = sigmoid(self._aggregates.scores[slots] * self._scale + self._offset)  # [G, S]
-        counted = self._aggregates.counts[slots] > 0
-        over = ~(scores <= self._threshold) & counted & self._may_flag & self._ready(batch)
+        counts = self._aggregates.counts[slots]
+        over = ~(scores <= self._threshold) & (counts > 0) & self._may_flag & self._ready(batch, counts)
         return tuple(
             self._verdict(tracked[group], over[group], scores[group]) for group in np.flatnonzero(over.any(axis=1))
         )
@@ -103,6 +108,8 @@ class Judge:
         tracked = []
         for index, (request_id, rows) in enumerate(zip(segments.request_ids, segments.rows.tolist(), strict=True)):
             key = (batch.engine_id, request_id)
+            if key in self._over:  # an id used again is another request
+                self._end(key, self._over.pop(key))
             request = table.find(key)
             if request is None:
                 if table.full:
@@ -116,12 +123,15 @@ class Judge:
             tracked[index].tokens_unseen += tokens
         return tracked
 
-    def _ready(self, batch: StepBatch) -> BoolArray:
-        """[G, S]: a signal of the prompt is judged when the prompt is complete, not on its first chunk."""
+    def _ready(self, batch: StepBatch, counts: npt.NDArray[np.int64]) -> BoolArray:
+        """[G, S]: thresholds belong to whole requests, so no signal is judged on its first rows.
+
+        A signal of the prompt waits until the prompt is complete, any other until it has as many readings as its window.
+        """
         segments = batch.segments
         newest = segments.positions[segments.starts + segments.rows - 1].astype(np.int64)
         complete: BoolArray = (segments.phases != Phase.PREFILL) | (newest + 1 >= segments.prompt_tokens)
-        return complete[:, None] | ~self._prompt_only
+        return np.where(self._prompt_only, complete[:, None], counts >= self._window)
 
     def _verdict(self, request: Tracked, over: BoolArray, scores: DoubleArray) -> Verdict:
         flagged = []
@@ -168,17 +178,24 @@ class Judge:
     # requests that end
 
     def finish(self, engine: EngineId, requests: tuple[RequestId, ...]) -> None:
+        """These requests are over. They are ended by ``sweep``, or at once if one of the same name comes."""
         for request_id in requests:
-            self._end((engine, request_id), "finished")
+            self._over.setdefault((engine, request_id), "finished")
+
+    def retire_idle(self) -> None:
+        """Requests that were idle for too long are over."""
+        for key in self.requests.idle_since(self._clock.monotonic_s() - self._limits.request_idle_s):
+            self._over.setdefault(key, "idle")
 
     def sweep(self) -> None:
-        """End requests that were idle for too long."""
-        for key in self.requests.idle_since(self._clock.monotonic_s() - self._limits.request_idle_s):
-            self._end(key, "idle")
+        """End some of the requests that are over: a portion, so that no batch waits for a thousand of them."""
+        for key in list(islice(self._over, _ENDED_AT_ONCE)):
+            self._end(key, self._over.pop(key))
 
-    def end_all(self) -> None:
+    def end_all(self, why: str) -> None:
         for key in self.requests.open():
-            self._end(key, "shutdown")
+            self._end(key, self._over.pop(key, why))
+        self._over.clear()
 
     def _end(self, key: Key, why: str) -> None:
         request = self.requests.end(key)

@@ -96,5 +96,8 @@ class RequestTable:
         for request in self._requests.values():
             request.flagged = {signals[index] for index in request.flagged if index in signals}
 
+    def slots(self) -> list[int]:
+        return [request.slot for request in self._requests.values()]
+
     def open(self) -> list[Key]:
         return list(self._requests)

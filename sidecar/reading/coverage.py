@@ -2,7 +2,7 @@
 
 *Expected* comes from the engines' traffic reports (their scheduler's counts), *seen* from rows that arrived. A report comes
 after the batches that it speaks of, so seen is at least expected whenever one arrives; rows may run ahead of their report.
-Missing tokens are the running maximum of expected - seen: it only grows when tokens are truly lost.
+Missing tokens are, engine by engine, the running maximum of expected - seen: it only grows when tokens are truly lost.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import astuple, dataclass, field
 
 from sidecar.clock import Clock
 from sidecar.config import Coverage as CoverageConfig
+from sidecar.reading.engines import Engine
 from sidecar.reading.plan import Plan
 from sidecar.reading.read import TapRead
 from sidecar.snapshot import CoverageSnapshot
@@ -21,24 +22,6 @@ from sidecar.types import EngineId, TapLedgerCounts, TapPoint, TrafficReport, Un
 
 _SAMPLE_S = 0.2  # finer than the lag by far, and few enough to keep
 _MIN_CONTROL_ROWS = 20  # below, one odd token could turn a tap point blind
-
-
-@dataclass(slots=True)
-class _Engine:
-    """One engine: its last report, and whether it is still there."""
-
-    registered_s: float
-    streams: int = 0
-    lost_s: float | None = None
-    reported_s: float | None = None
-    active_s: float | None = None
-    last: TrafficReport | None = None
-
-    @property
-    def last_sign_s(self) -> float:
-        """When it was last heard of, by whatever way: one that never opens a stream must not keep its place for ever."""
-        signs = (self.registered_s, self.lost_s, self.reported_s, self.active_s)
-        return max(sign for sign in signs if sign is not None)
 
 
 @dataclass(slots=True)
@@ -73,7 +56,8 @@ class Coverage:
     def __init__(self, config: CoverageConfig, clock: Clock) -> None:
         self._config = config
         self._clock = clock
-        self._engines: dict[EngineId, _Engine] = {}
+        self._engines: dict[EngineId, Engine] = {}
+        self._complete_s = clock.monotonic_s()  # when as many engines as there must be were last there
         self._taps: dict[TapPoint, _Tap] = {}
         self.unseen = dict.fromkeys(UnseenReason, 0)
         self.taps = TapLedgerCounts()  # what all taps said of the batches they made, those that left included
@@ -90,22 +74,42 @@ class Coverage:
         """An engine is there; ``report`` is what it had computed before.
 
         An engine that we know and whose counts went on is held to its last report: what it computed while it was away from
-        us is expected. Otherwise one of the two has started anew, and the count starts here.
+        us is expected. Otherwise one of the two has started anew, and the count starts here. One that was lost stays lost
+        until something comes from it.
         """
+        now = self._clock.monotonic_s()
         known = self._engines.get(report.engine_id)
-        went_on = known is not None and known.last is not None and known.last.tokens_computed <= report.tokens_computed
-        self._engines[report.engine_id] = _Engine(
-            self._clock.monotonic_s(),
-            streams=0 if known is None else known.streams,
-            last=known.last if known is not None and went_on else report,
-        )
+        if known is not None and known.goes_on(report):
+            known.registered_s = now
+        else:
+            self._engines[report.engine_id] = Engine(now, report, lost_s=None if known is None else known.lost_s)
+        self._check_complete()
 
     def knows(self, engine: EngineId) -> bool:
         return engine in self._engines
 
+    def streams(self, engine: EngineId) -> bool:
+        """Whether the engine has an open stream."""
+        return engine in self._engines and self._engines[engine].streams > 0
+
     @property
-    def engine_count(self) -> int:
-        return len(self._engines)
+    def serving(self) -> bool:
+        """Whether rows of the model in force may still come."""
+        now = self._clock.monotonic_s()
+        return any(engine.serves(now, self._config.report_s) for engine in self._engines.values())
+
+    def make_room(self, limit: int) -> bool:
+        """Whether another engine may register; lost ones give way, the longest lost first."""
+        while len(self._engines) >= limit:
+            lost = [(one.lost_s, name) for name, one in self._engines.items() if one.lost_s is not None]
+            if not lost:
+                return False
+            del self._engines[min(lost)[1]]
+        return True
+
+    def retire_all(self) -> None:
+        """Another model takes over: what was known of the engines of the old one is of no use."""
+        self._engines.clear()
 
     @property
     def connected(self) -> int:
@@ -115,8 +119,10 @@ class Coverage:
         if engine in self._engines:
             self._engines[engine].streams += 1
             self._engines[engine].lost_s = None
+            self._check_complete()
 
     def stream_closed(self, engine: EngineId) -> None:
+        self._check_complete()
         known = self._engines.get(engine)
         if known is not None:
             known.streams = max(0, known.streams - 1)
@@ -124,18 +130,23 @@ class Coverage:
                 known.lost_s = self._clock.monotonic_s()
 
     def goodbye(self, engine: EngineId) -> None:
+        self._check_complete()
         self._engines.pop(engine, None)
+
+    def _check_complete(self) -> None:
+        if sum(engine.lost_s is None for engine in self._engines.values()) >= self._config.engines:
+            self._complete_s = self._clock.monotonic_s()
 
     # counts
 
     def report(self, report: TrafficReport) -> None:
         """Book what an engine computed since its last report; a count that shrank means that the engine started anew."""
         engine = self._engines[report.engine_id]
-        now = self._clock.monotonic_s()
-        engine.reported_s = now
-        before = engine.last
-        if before is not None and before.tokens_computed > report.tokens_computed:
+        engine.reported_s = self._clock.monotonic_s()
+        before: TrafficReport | None = engine.last
+        if engine.last.tokens_computed > report.tokens_computed:
             before = None
+            engine.shares.clear()
         engine.last = report
         unseen = _grown(dict(report.unseen), {} if before is None else dict(before.unseen))
         for reason, tokens in unseen.items():
@@ -143,18 +154,19 @@ class Coverage:
         self.taps = _added(self.taps, report.tap, TapLedgerCounts() if before is None else before.tap)
         computed = report.tokens_computed - (0 if before is None else before.tokens_computed)
         expected = max(0, computed - unseen.get(UnseenReason.SAMPLING, 0))
-        for tap in self._taps.values():
+        for where, tap in self._taps.items():
             tap.expected += expected
+            tap.missing += engine.share(where).expect(expected)
         self.sample()
 
     def saw(self, engine: EngineId, reads: Iterable[TapRead]) -> None:
-        """Book rows that arrived."""
-        known = self._engines.get(engine)
-        if known is not None:
-            known.active_s = self._clock.monotonic_s()
+        """Book rows that arrived from a registered engine."""
+        known = self._engines[engine]
+        known.active_s, known.lost_s = self._clock.monotonic_s(), None
         for one in reads:
             tap = self._taps.get(one.tap_point)
             if tap is not None:
+                known.share(one.tap_point).seen += one.rows
                 tap.seen += one.rows
                 tap.control_rows += one.control_rows
                 tap.control_in_range += one.control_in_range
@@ -165,11 +177,11 @@ class Coverage:
         """Remember the counts of this moment, at most five times a second, and judge every tap point by its window."""
         now = self._clock.monotonic_s()
         self._forget(now)
+        self._check_complete()
         dropped = self.unseen[UnseenReason.TAP_DROPPED]
         for tap in self._taps.values():
             if now - tap.samples[-1].at_s < _SAMPLE_S:
                 continue
-            tap.missing = max(tap.missing, tap.expected - tap.seen)
             tap.samples.append(_Sample(now, tap.expected, tap.missing, dropped, tap.control_rows, tap.control_in_range))
             while len(tap.samples) > 1 and tap.samples[1].at_s <= now - self._config.window_s:
                 tap.samples.popleft()
@@ -198,18 +210,12 @@ class Coverage:
         return "control_out_of_range" if wrong else ""
 
     def _engines_reason(self) -> str:
-        """Why no tap point can be trusted whatever it counts: an engine is lost, or proves nothing."""
+        """Why no tap point can be trusted whatever it counts: an engine is lost, proves nothing, or is not there at all."""
         now = self._clock.monotonic_s()
         for engine in self._engines.values():
-            if engine.lost_s is not None:
-                return "engine_lost"
-            there = engine.streams > 0 or (
-                engine.active_s is not None and now - engine.active_s < self._config.report_s
-            )
-            heard = engine.registered_s if engine.reported_s is None else engine.reported_s
-            if there and now - heard > self._config.report_s:
-                return "no_report"
-        return ""
+            if reason := engine.trouble(now, self._config.report_s):
+                return reason
+        return "no_engine" if now - self._complete_s > self._config.engine_grace_s else ""
 
     def snapshot(self) -> tuple[tuple[CoverageSnapshot, ...], bool]:
         """Every tap point, and whether anything at all is blind."""

@@ -106,7 +106,10 @@ def _projected(
     if rows.shape[1] != len(tap_plan.columns) + 1:
         raise Rejected(RejectReason.BAD_SHAPE, f"{path}.columns")
     _check_finite(rows, tensor, path)
-    return rows[:, :-1], np.ones(len(rows), dtype=np.bool_)
+    with np.errstate(over="ignore"):
+        readings = rows[:, :-1] + tap_plan.offsets  # the offsets are ours: the tap multiplied, no more
+    finite: BoolArray = np.isfinite(readings).all(axis=1)
+    return readings, finite
 
 
 def _tap_read(tap_plan: TapPlan, readings: FloatArray, finite: BoolArray, positions: PositionArray) -> TapRead:

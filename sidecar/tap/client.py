@@ -10,18 +10,19 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import grpc
 
 from protos.stethoscope.v1 import control_pb2, ingest_pb2
 from sidecar.tap import wire
-from sidecar.tap.link import Books, Limits, Link
+from sidecar.tap.address import ENGINE_VARIABLE
+from sidecar.tap.link import Books, Link, LinkLimits
 from sidecar.tap.step import CapturedStep
 from sidecar.tap.traffic import TrafficMeter
 from sidecar.tap.wire import Settings
-from sidecar.types import ModelIdentity, SamplingPolicy, TapLedgerCounts, TapPoint
+from sidecar.types import ModelIdentity, SamplingPolicy, TapLedgerCounts
 
 log = logging.getLogger("stethoscope.tap")
 
@@ -29,6 +30,12 @@ _REGISTER_S = 5.0
 _POLL_S = 0.1
 _BACKOFF_S, _MAX_BACKOFF_S = 0.1, 2.0
 _END_S = 2.0
+_PARTING_S = 5.0  # so long may the sidecar take to notice that our own last stream has ended
+_DETAILS = 200  # of the sidecar's own text
+_ADVICE = {
+    "ALREADY_EXISTS": f"another process is connected as engine id {{}}; give each its own by {ENGINE_VARIABLE}",
+    "FAILED_PRECONDITION": "it reads another model than this engine ({}) serves; start a sidecar for each model",
+}
 _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", 64 << 20),
     ("grpc.max_receive_message_length", 4 << 20),
@@ -52,17 +59,15 @@ class TapClient:
         identity: ModelIdentity,
         *,
         engine_id: str,
-        tap_points: Sequence[TapPoint] = (),
         traffic: TrafficMeter | None = None,
-        limits: Limits | None = None,
+        limits: LinkLimits | None = None,
     ) -> None:
         self.engine_id = engine_id
         self.traffic = traffic if traffic is not None else TrafficMeter()
         self.settings = Settings()
         self._address = address
         self._identity = identity
-        self._tap_points = tuple(tap_points)
-        self._limits = limits if limits is not None else Limits()
+        self._limits = limits if limits is not None else LinkLimits()
         self._books = Books(self.traffic)
         self._link: Link | None = None  # set while connected
         self._off = False
@@ -71,6 +76,7 @@ class TapClient:
         self._deadline_s = math.inf  # of the farewell
         self._thread: threading.Thread | None = None
         self._told = ("", "")
+        self._parted_s = -math.inf  # when our own last stream ended
 
     def start(self) -> None:
         """Connect in the background. Returns at once, whether or not a sidecar is there."""
@@ -173,12 +179,13 @@ class TapClient:
             call.cancel()  # type: ignore[no-untyped-call]  # the stubs leave it so
             reader.join(_REGISTER_S)
             self._link = None
+            self._parted_s = time.monotonic()
             self._tell("disconnected", _code(call))
             return connected
 
     def _register(self, channel: Any) -> None:
         report = wire.traffic_report(self.engine_id, self.traffic.counts(), self.counts())
-        request = wire.register_request(self.engine_id, self._identity, self._tap_points, report)
+        request = wire.register_request(self.engine_id, self._identity, report)
         call = channel.unary_unary(wire.REGISTER, request_serializer=None, response_deserializer=None)
         response = control_pb2.RegisterResponse.FromString(call(request, timeout=_REGISTER_S))
         self._apply(response.control)
@@ -238,8 +245,12 @@ class TapClient:
         code = _code(error)
         if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
             self._tell("no_sidecar", code)
+        elif code == "ALREADY_EXISTS" and time.monotonic() - self._parted_s < _PARTING_S:
+            self._tell("reconnecting", "our last stream has not ended there yet")
         else:  # it is there and does not want us: somebody has to act
-            self._tell("registration_refused", f"{code}: {error.details()}", logging.ERROR)
+            advice = _ADVICE.get(code, "the sidecar refuses this engine").format(self.engine_id)
+            why = f"{code}: {str(error.details())[:_DETAILS]}: {advice}; the engine runs untapped, the tap keeps trying"
+            self._tell("registration_refused", why, logging.ERROR)
 
     def _after_fork(self) -> None:
         """In the child: no thread of the tap exists here and its locks may be held for ever, so touch none of them."""

@@ -22,8 +22,11 @@ _WORD, _KINDS = 100, 32  # longest reason, and most kinds of refusal, that go to
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of everything that could grow or wait."""
+class LinkLimits:
+    """Bounds of everything that could grow or wait.
+
+    queue_bytes is exceeded by one step at most: one that found the queue empty and is larger by itself.
+    """
 
     queue_batches: int = 256
     queue_bytes: int = 64 << 20
@@ -87,7 +90,7 @@ class Link:
     Every step that was offered and taken ends as ok, refused or unknown (it was sent) or dropped (it was not).
     """
 
-    def __init__(self, engine_id: str, books: Books, limits: Limits) -> None:
+    def __init__(self, engine_id: str, books: Books, limits: LinkLimits) -> None:
         self._engine_id = engine_id
         self._books = books
         self._limits = limits
@@ -105,17 +108,19 @@ class Link:
     def offer(self, step: CapturedStep) -> bool:
         """Take the step if there is room. Never waits for more than the few instructions under the lock."""
         with self._changed:
-            if (
-                self._closed
-                or self._stopping
-                or self._waiting_batches >= self._limits.queue_batches
-                or self._waiting_bytes + step.nbytes > self._limits.queue_bytes
-            ):
+            if self._closed or self._stopping or not self._room(step):
                 return False
             self._waiting_batches += 1
             self._waiting_bytes += step.nbytes
             self._queue.put(step)
         return True
+
+    def _room(self, step: CapturedStep) -> bool:
+        """A step of any size fits into an empty queue: it is cut into messages on its way out, and would else never go."""
+        if self._waiting_batches == 0:
+            return True
+        in_bytes = self._waiting_bytes + step.nbytes <= self._limits.queue_bytes
+        return in_bytes and self._waiting_batches < self._limits.queue_batches
 
     def finish(self, request_ids: tuple[str, ...]) -> None:
         """Behind the batches offered so far. Dropped if the queue is full: the sidecar ends idle requests by itself."""
@@ -136,8 +141,11 @@ class Link:
         return oldest is not None and time.monotonic() - oldest.at_s > self._limits.answer_s
 
     def messages(self) -> Iterator[bytes]:
-        """What gRPC sends, in order. Ends after the goodbye, or when the link is closed."""
-        due_s = time.monotonic() + self._limits.report_s
+        """What gRPC sends, in order. Ends after the goodbye, or when the link is closed.
+
+        A report comes first: from then on the engine id is ours, and another process that introduces itself by it is refused.
+        """
+        due_s = time.monotonic()
         while not self._closed:
             try:
                 item = self._queue.get(timeout=max(0.0, due_s - time.monotonic()))

@@ -75,7 +75,6 @@ def settings(control: ingest_pb2.Control) -> Settings:
 def register_request(
     engine_id: str,
     model: ModelIdentity,
-    tap_points: Iterable[TapPoint],
     traffic: ingest_pb2.TrafficReport,
 ) -> bytes:
     identity = control_pb2.ModelIdentity(
@@ -90,10 +89,7 @@ def register_request(
         engine=_fact(model.engine),
         engine_version=_fact(model.engine_version),
     )
-    points = [_tap_point(point) for point in tap_points]
-    return control_pb2.RegisterRequest(
-        engine_id=engine_id, model=identity, tap_points=points, traffic=traffic
-    ).SerializeToString()
+    return control_pb2.RegisterRequest(engine_id=engine_id, model=identity, traffic=traffic).SerializeToString()
 
 
 def traffic_report(engine_id: str, counts: TrafficCounts, ledger: TapLedgerCounts) -> ingest_pb2.TrafficReport:

@@ -356,9 +356,11 @@ def test_a_hundred_thousand_requests_and_tenants_change_no_series(tmp_path: Path
     pipeline.load(load_folder(tmp_path, limit=8))
     pipeline.register(MODEL, TrafficReport(EngineId("engine-0"), 0, 0, (), 0, TapLedgerCounts()))
     collector = MetricsCollector(lambda: pipeline.snapshot(0.0), version="0.1.0")
+    pipeline.arrive()
     pipeline.submit(_crowd(0, 1), 0.0)
     before = samples(collector.render()[0].decode())
     for first in range(1, 100_001, 1000):
+        pipeline.arrive()
         assert pipeline.submit(_crowd(first, 1000), 0.0).scored
         pipeline.settle()
     after = samples(collector.render()[0].decode())

@@ -14,6 +14,8 @@ import pytest
 
 from sidecar.cli import main
 from sidecar.errors import ConfigError
+from sidecar.ingest import server
+from sidecar.ingest.socket import SocketClaim
 from tests.faults.process import Process
 from tests.service.client import Client
 
@@ -33,6 +35,20 @@ def test_the_folder_is_made_0700_and_the_socket_0600_whatever_the_umask(serve, h
         os.umask(before)
     assert (mode(home / "run"), mode(home / "run" / "sidecar.sock")) == (0o700, 0o600)
     assert mode(home / "run" / "sidecar.sock.lock") == 0o600
+
+
+def test_the_socket_is_private_before_it_is_sealed(serve, home, monkeypatch):
+    """Between the bind and the chmod somebody could connect: it must be born private."""
+    born = []
+
+    class Watching(SocketClaim):
+        def seal(self) -> None:
+            born.append(mode(home / "run" / "sidecar.sock"))
+            super().seal()
+
+    monkeypatch.setattr(server, "SocketClaim", Watching)
+    serve()
+    assert born == [0o600]
 
 
 @pytest.mark.parametrize("bits", [0o755, 0o750, 0o701, 0o777, 0o1700, 0o500])

@@ -30,11 +30,11 @@ class BuggyPipeline(Pipeline):
 
     fail_next_settle = False
 
-    def _score(self, batch: StepBatch, decode_s: float) -> Result:
+    def _score(self, batch: StepBatch) -> Result:
         if batch.step == BUGGY_STEP:
             raise FileNotFoundError(SECRET)
         self.fail_next_settle = batch.step == BUGGY_ACCOUNT
-        return super()._score(batch, decode_s)
+        return super()._score(batch)
 
     def settle(self) -> None:
         if self.fail_next_settle:

@@ -65,7 +65,7 @@ def test_thousands_of_refusals_of_different_texts_make_no_series(served):
     client.good()
     series = client.series().keys()
     stream = client.stream()
-    count = 2000
+    count = 1000
     for number in range(count):
         stream.send_batch(wire_batch(batch_id=f"bad id {number}"))
         stream.send_batch(wire_batch(engine_id=f"nobody-{number}"))

@@ -169,6 +169,7 @@ def test_no_request_ever_gets_a_row_of_another(artifacts_in_memory, steps):
             values += readings
         rows = np.repeat(np.array(values, dtype=np.float32)[:, None], WIDTH, axis=1)
         wire = wire_batch(rows, requests=requests, taken_ns=clock.unix_ns())
+        pipeline.arrive()
         assert pipeline.submit(decoder.step_batch(wire), 0.0).scored
     pipeline.end_all()
     assert {one.request_id for one in ended} == set(given_rows)

@@ -20,7 +20,7 @@ from tests.faults.survivor import encoded
 
 MILLION = 10**6
 LIMIT_BYTES = 24 << 20
-ROUNDS = 5
+ROUNDS = 3
 
 COLUMNS: dict[str, tuple[Any, str]] = {  # one entry, and why a million of them are refused
     "request_ids": ("x", "too_many"),

@@ -96,7 +96,7 @@ def test_signals_that_a_reload_kept_go_on_where_they_were():
     before.update(Grouped(first, every, zero, zero))
     order = rng.permutation(len(SIGNALS))
     after = Aggregates([SIGNALS[i] for i in order], slots=1)
-    after.move(before, [(int(old), new) for new, old in enumerate(order)])
+    after.move(before, [(int(old), new) for new, old in enumerate(order)], [0])
     after.update(Grouped(np.ascontiguousarray(second[:, order]), every, zero, zero))
     whole.update(Grouped(first, every, zero, zero))
     whole.update(Grouped(second, every, zero, zero))

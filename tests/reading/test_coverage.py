@@ -212,10 +212,86 @@ def test_a_connected_engine_without_any_plan_is_blind():
     assert traffic.coverage.snapshot()[1] is True
 
 
-def test_a_lost_engine_is_forgotten_in_the_end():
+def test_a_lost_engine_is_forgotten_in_the_end_and_then_there_is_no_engine():
     traffic = Traffic(TAP)
     traffic.run(3)
     traffic.coverage.stream_closed(ENGINE)
-    traffic.clock.advance(3601)
-    assert traffic.coverage.snapshot()[1] is False
+    assert traffic.reason() == "engine_lost"
+    traffic.clock.advance(601)
+    assert traffic.reason() == "no_engine"
+    assert not traffic.coverage.knows(ENGINE)
+
+
+def test_a_lost_engine_that_only_registers_again_is_still_lost():
+    traffic = Traffic(TAP)
+    traffic.run(3)
+    traffic.coverage.stream_closed(ENGINE)
+    traffic.computed += 100_000
+    traffic.coverage.register(traffic.report())
+    traffic.clock.advance(4.5)
+    assert traffic.reason() == "engine_lost"
+    traffic.coverage.stream_opened(ENGINE)
+    traffic.run(1)
+    assert traffic.reason() == "not_seen", "what it computed meanwhile was meant to be seen"
+
+
+def test_an_engine_that_registers_and_never_sends_is_blind():
+    clock = ManualClock()
+    coverage = Coverage(CoverageConfig(), clock)
+    coverage.bind(plan_of(TAP))
+    coverage.register(TrafficReport(ENGINE, 0, 0, (), 0, TapLedgerCounts()))
+    assert coverage.snapshot()[1] is False
+    clock.advance(4)
+    assert coverage.snapshot()[0][0].reason == "no_report"
+
+
+@pytest.mark.parametrize("crashes", [1, 5, 20])
+def test_rows_that_crashes_left_unreported_do_not_hide_a_dead_hook(crashes):
+    traffic = Traffic(TAP)
+    for _ in range(crashes):
+        traffic.run(0.4, reports=False)
+        traffic.coverage.stream_closed(ENGINE)
+        traffic.computed = 0
+        traffic.coverage.register(traffic.report())
+        traffic.coverage.stream_opened(ENGINE)
+    traffic.run(2.5, seen=0.0)
+    assert traffic.reason() == "not_seen"
+
+
+def test_one_engine_that_runs_ahead_of_its_reports_does_not_hide_the_loss_of_another():
+    traffic = Traffic(TAP)
+    other = EngineId("engine-1")
+    traffic.coverage.register(TrafficReport(other, 0, 0, (), 0, TapLedgerCounts()))
+    traffic.coverage.stream_opened(other)
+    traffic.coverage.saw(other, [TapRead(TAP, 1_000_000, 0, 0, 0)])
+    traffic.run(2, seen=0.5)
+    assert traffic.reason() == "not_seen"
+
+
+def test_no_engine_is_blind_once_it_had_its_time_to_start_unless_none_is_wanted():
+    for wanted, blind in ((0, False), (1, True), (2, True)):
+        clock = ManualClock()
+        coverage = Coverage(CoverageConfig(engines=wanted), clock)
+        coverage.bind(plan_of(TAP))
+        clock.advance(119)
+        assert coverage.snapshot()[1] is False
+        clock.advance(2)
+        assert coverage.snapshot()[1] is blind
+
+
+def test_an_engine_that_left_on_purpose_may_stay_away_for_the_grace():
+    traffic = Traffic(TAP)
+    traffic.run(3)
+    traffic.coverage.goodbye(ENGINE)
+    traffic.clock.advance(119)
+    assert traffic.reason() == ""
+    traffic.clock.advance(2)
+    assert traffic.reason() == "no_engine"
+
+
+def test_lost_engines_give_way_to_new_ones():
+    traffic = Traffic(TAP)
+    assert not traffic.coverage.make_room(1)
+    traffic.coverage.stream_closed(ENGINE)
+    assert traffic.coverage.make_room(1)
     assert not traffic.coverage.knows(ENGINE)

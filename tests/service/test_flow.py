@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import grpc
 import numpy as np
 import pytest
 
 from protos.stethoscope.v1 import control_pb2, ingest_pb2
+from sidecar.ingest import decode
 from sidecar.service import Sidecar
-from tests.builders import TAP, WIDTH, manifest_fields, wire_batch, wire_tap, write_control, write_probe
+from tests.builders import MODEL, TAP, WIDTH, manifest_fields, wire_batch, wire_tap, write_control, write_probe
 from tests.service.client import Client
 
 
@@ -56,7 +60,11 @@ def test_each_element_type_reads_the_same_value(client, dtype):
     assert first.mean == pytest.approx(np.mean(1 / (1 + np.exp(-np.array([0.5, -1.5, 2.0])))), abs=1e-6)
 
 
-def test_a_projected_batch_reads_what_the_raw_one_reads(client):
+def test_a_projected_batch_reads_what_the_raw_one_reads(client, artifacts):
+    """The tap multiplies; the offsets are the sidecar's, for the probe as for the control."""
+    write_probe(artifacts, "first", offset=5.0)
+    write_control(artifacts, offset=-3.0)
+    wait_for(lambda: client.status().plan_generation > 1)
     rows = np.random.default_rng(0).normal(size=(3, WIDTH)).astype(np.float32)
     client.good(rows=rows)
     before = {one.name: (one.readings, one.mean) for one in client.status().signals}
@@ -182,14 +190,92 @@ def test_a_stream_that_breaks_without_goodbye_is_a_lost_engine(client):
 
 
 def test_another_model_is_refused_while_an_engine_is_registered(client):
-    from dataclasses import replace
-
-    from tests.builders import MODEL
-
     with pytest.raises(grpc.RpcError) as refused:
         client.register(replace(MODEL, weights_digest="f" * 64), engine="engine-1")
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     client.good()
+
+
+def test_another_model_under_the_same_id_is_refused_while_its_rows_may_come(client):
+    with pytest.raises(grpc.RpcError) as refused:
+        client.register(replace(MODEL, weights_digest="f" * 64))
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert client.good().plan_generation == client.status().plan_generation
+
+
+def test_a_second_engine_under_an_id_that_streams_is_refused_and_the_first_goes_on(client):
+    stream = client.stream()
+    stream.send_batch(wire_batch())
+    assert stream.next_result().outcome == ingest_pb2.OUTCOME_SCORED
+    with pytest.raises(grpc.RpcError) as refused:
+        client.register()
+    assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    stream.send_batch(wire_batch())
+    assert stream.next_result().outcome == ingest_pb2.OUTCOME_SCORED
+    stream.close()
+    client.register()
+
+
+def test_another_model_takes_over_when_the_engine_is_gone_and_starts_its_statistics_anew(client):
+    client.good()
+    stream = client.stream()
+    stream.send(ingest_pb2.StreamRequest(traffic=traffic(3)))
+    stream.send(ingest_pb2.StreamRequest(goodbye=ingest_pb2.Goodbye(engine_id="engine-0")))
+    stream.close()
+    client.register(replace(MODEL, weights_digest="f" * 64))
+    assert {one.evidence for one in client.status().artifacts} == {"stale"}
+    assert [one.readings for one in client.status().signals] == [0, 0]
+
+
+def test_a_batch_that_is_being_decoded_is_in_flight(client, monkeypatch):
+    arrived, go_on = threading.Event(), threading.Event()
+    real = decode.decode_segments
+
+    def held(*args):
+        arrived.set()
+        assert go_on.wait(10)
+        return real(*args)
+
+    monkeypatch.setattr(decode, "decode_segments", held)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(client.good)
+        assert arrived.wait(10)
+        now = client.status().step_batches
+        go_on.set()
+        answer.result(10)
+    assert (now.received, now.in_flight, now.scored) == (1, 1, 0)
+    done = client.status().step_batches
+    assert (done.received, done.in_flight, done.scored) == (1, 0, 1)
+
+
+def test_an_id_that_is_used_again_is_another_request(client):
+    """Its end is told in the same batch as its new beginning."""
+    client.good(rows=rows_with(0, [9.0, 9.0, 9.0]), requests=[("again", (0, 1, 2))])
+    client.good(rows=rows_with(0, [9.0, 9.0, 9.0]), requests=[("again", (0, 1, 2))], finished_request_ids=["again"])
+    assert {one.name: one.detections for one in client.status().signals}["first"] == 2
+
+
+def test_a_thousand_ends_are_spread_over_what_follows(serve):
+    flags = {"limits.rows": 4096, "limits.segments": 1024, "limits.finished": 4096}
+    with Client(serve(**flags)) as client:
+        client.register()
+        names = [f"r{i}" for i in range(1000)]
+        client.good(requests=[(name, (0,)) for name in names])
+        client.good(requests=[("other", (0,))], finished_request_ids=names)
+        tracked = float(client.series()["stethoscope_requests_tracked"])
+        assert 0 < tracked < 1001
+        wait_for(lambda: float(client.series()["stethoscope_requests_tracked"]) == 1)
+        assert float(client.series()['stethoscope_probe_request_score_count{probe="first"}']) == 1000
+
+
+def test_a_mean_over_the_whole_request_is_not_judged_on_its_first_token(client, artifacts):
+    write_probe(artifacts, "first", aggregation={"kind": "mean", "window": 4})
+    wait_for(lambda: client.status().plan_generation > 1)
+    verdicts = []
+    for place in range(6):
+        answer = client.observe(wire_batch(rows_with(0, [9.0]), requests=[("long", (place,))]))
+        verdicts.append(bool(answer.result.verdicts))
+    assert verdicts == [False, False, False, True, True, True]
 
 
 def test_metrics_and_status_tell_the_same_story(client):

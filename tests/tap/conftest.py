@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from protos.stethoscope.v1 import ingest_pb2
+from tests.service_fixtures import artifacts, home, lines, serve
 from tests.tap.receiver import Receiver, control
+
+__all__ = ["address", "artifacts", "home", "lines", "make_receiver", "receiver", "serve"]
 
 MakeReceiver = Callable[[ingest_pb2.Control], Receiver]
 

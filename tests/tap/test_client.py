@@ -9,8 +9,9 @@ import grpc
 import pytest
 
 from protos.stethoscope.v1 import ingest_pb2
+from sidecar.tap import wire
 from sidecar.tap.client import TapClient
-from sidecar.tap.link import Limits
+from sidecar.tap.link import LinkLimits
 from sidecar.tap.traffic import StepTally, TrafficMeter
 from sidecar.types import SamplingPolicy, TapLedgerCounts, UnseenReason
 from tests.tap.conftest import MakeReceiver
@@ -25,7 +26,7 @@ def make_client(address: str) -> Iterator[MakeClient]:
     made: list[TapClient] = []
 
     def make(traffic: TrafficMeter | None = None, **limits: float) -> TapClient:
-        bounds = Limits(**limits)  # type: ignore[arg-type]  # ints and floats, as named
+        bounds = LinkLimits(**limits)  # type: ignore[arg-type]  # ints and floats, as named
         client = TapClient(address, IDENTITY, engine_id="engine", traffic=traffic, limits=bounds)
         made.append(client)
         client.start()
@@ -135,6 +136,35 @@ def test_the_queue_is_bounded_in_bytes_too(receiver: Receiver, make_client: Make
     receiver.freeze()
     taken = sum(client.submit(step(rows=16, columns=64)) for _ in range(100))
     assert taken <= 2 + 2  # 4 KiB each: two wait, one is unanswered, one is in between
+
+
+def test_a_step_larger_than_the_whole_queue_goes_when_the_queue_is_empty(
+    receiver: Receiver, make_client: MakeClient
+) -> None:
+    client = _connected(make_client(queue_bytes=1000, unanswered=1))
+    big = step("big", rows=wire.MESSAGE_ROWS + 8)
+    assert big.nbytes > 1000
+    assert client.submit(big)
+    until(lambda: client.counts().ok == 2)
+    sizes = [len(batch.segments.positions) for batch in receiver.batches]
+    assert sizes == [wire.MESSAGE_ROWS, 8]
+    assert client.counts() == TapLedgerCounts(sent=2, ok=2)
+
+
+def test_behind_a_step_larger_than_the_whole_queue_nothing_waits(receiver: Receiver, make_client: MakeClient) -> None:
+    client = _connected(make_client(queue_bytes=1000, unanswered=1))
+    receiver.freeze()
+    taken = [client.submit(step("big", rows=64)) for _ in range(20)]
+    assert 1 <= sum(taken) <= 1 + 1 + 1  # unanswered, in between, waiting
+    receiver.thaw()
+    until(lambda: client.counts().ok == sum(taken))
+    assert client.counts().dropped == 20 - sum(taken)
+
+
+def test_a_stream_begins_with_a_report(receiver: Receiver, make_client: MakeClient) -> None:
+    _connected(make_client(report_s=3600))
+    receiver.wait(lambda r: r.requests)
+    assert receiver.requests[0].WhichOneof("body") == "traffic"
 
 
 def test_a_sidecar_that_owes_answers_too_long_is_given_up(receiver: Receiver, make_client: MakeClient) -> None:

@@ -8,16 +8,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RegisterRequest(_message.Message):
-    __slots__ = ("engine_id", "model", "tap_points", "traffic")
+    __slots__ = ("engine_id", "model", "traffic")
     ENGINE_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
-    TAP_POINTS_FIELD_NUMBER: _ClassVar[int]
     TRAFFIC_FIELD_NUMBER: _ClassVar[int]
     engine_id: str
     model: ModelIdentity
-    tap_points: _containers.RepeatedCompositeFieldContainer[_ingest_pb2.TapPoint]
     traffic: _ingest_pb2.TrafficReport
-    def __init__(self, engine_id: _Optional[str] = ..., model: _Optional[_Union[ModelIdentity, _Mapping[str, object]]] = ..., tap_points: _Optional[_Iterable[_Union[_ingest_pb2.TapPoint, _Mapping[str, object]]]] = ..., traffic: _Optional[_Union[_ingest_pb2.TrafficReport, _Mapping[str, object]]] = ...) -> None: ...
+    def __init__(self, engine_id: _Optional[str] = ..., model: _Optional[_Union[ModelIdentity, _Mapping[str, object]]] = ..., traffic: _Optional[_Union[_ingest_pb2.TrafficReport, _Mapping[str, object]]] = ...) -> None: ...
 
 class ModelIdentity(_message.Message):
     __slots__ = ("name", "architecture", "layers", "width", "weights_digest", "tokenizer_digest", "dtype", "quantisation", "engine", "engine_version")

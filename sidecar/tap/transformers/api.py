@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sidecar.tap.client import TapClient
+    from sidecar.tap.link import LinkLimits
     from sidecar.tap.transformers.tap import Tap
     from sidecar.types import SamplingPolicy
 
@@ -21,6 +22,7 @@ def attach(
     layers: Sequence[int] | None = None,
     engine_id: str | None = None,
     sampling: SamplingPolicy | None = None,
+    limits: LinkLimits | None = None,
     client: TapClient | None = None,
     measure_cost: bool = False,
 ) -> Tap:
@@ -28,10 +30,10 @@ def attach(
 
     model: anything with a decoder's config; its outputs stay bitwise the same. address: the sidecar's, default as in
     ``default_address``; nobody needs to be there. layers: blocks to capture, default those that the sidecar asks for.
-    sampling: which requests and tokens, default as the sidecar asks. client: the caller's own, who also
-    stops it. The weights are fingerprinted here (0.1 s for 135M parameters).
+    sampling: which requests and tokens, default as the sidecar asks. limits: how much may wait to be sent. client: the
+    caller's own, who also stops it and has given it its address, engine_id and limits. The weights are fingerprinted here (0.1 s for 135M parameters).
 
-    Raises ValueError if the model is no decoder, is tapped already, or has no such layer.
+    Raises ValueError if the model is no decoder, is tapped already, or has no such layer, or if limits come with a client.
     """
     from sidecar.tap.address import default_address, default_engine_id
     from sidecar.tap.client import TapClient
@@ -39,10 +41,12 @@ def attach(
     from sidecar.tap.transformers.tap import Tap
 
     owns_client = client is None
+    if client is not None and limits is not None:
+        raise ValueError("limits are those of the client that was given")
     if client is None:
         where = address if address is not None else default_address()
         name = engine_id if engine_id is not None else default_engine_id("transformers")
-        client = TapClient(where, identify(model, tokenizer), engine_id=name)
+        client = TapClient(where, identify(model, tokenizer), engine_id=name, limits=limits)
     tap = Tap(model, client, layers=layers, sampling=sampling, measure_cost=measure_cost, owns_client=owns_client)
     tap.install()
     client.start()
