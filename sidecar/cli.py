@@ -183,12 +183,24 @@ def _in_words(now: control_pb2.GetStatusResponse) -> list[str]:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    try:
-        from sidecar.demo.run import DemoOptions, run_demo
-    except ModuleNotFoundError as missing:
-        print(f"sidecar: the demo needs the [demo] extra: {missing.name} is not installed", file=sys.stderr)
+    from sidecar.demo.options import DemoOptions, problems
+    from sidecar.demo.stopping import EX_INTERRUPTED, InterruptedStart, Stopping
+
+    options = DemoOptions(args.seconds, args.summary, args.picture, args.port, args.metrics_port)
+    if found := problems(options):
+        _complain(found)
         return EX_CONFIG
-    return run_demo(DemoOptions(args.seconds, args.summary, args.picture, args.port, args.metrics_port))
+    with Stopping() as stopping:
+        try:
+            try:
+                from sidecar.demo.run import run_demo
+            except ModuleNotFoundError as missing:
+                _complain([f"the demo needs the [demo] extra: {missing.name} is not installed"])
+                return EX_CONFIG
+            return run_demo(options, stopping)
+        except InterruptedStart:
+            _complain(["the demo was interrupted before it was up; nothing is left running"])
+            return EX_INTERRUPTED
 
 
 def _config(args: argparse.Namespace) -> int:

@@ -37,10 +37,11 @@ class Child:
             tail = self.log.read_text(errors="replace")[-2000:]
             raise DemoError(f"the {self.name} ended with status {status}; the end of its log:\n{tail}")
 
-    def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:
-        """Raises DemoError if it ends first, or is not ready in time."""
+    def wait_until(self, ready: Callable[[], bool], timeout_s: float, check: Callable[[], None]) -> None:
+        """Raises DemoError if it ends first or is not ready in time, and whatever ``check`` raises between two looks."""
         ends_s = time.monotonic() + timeout_s
         while not ready():
+            check()
             self.check()
             if time.monotonic() > ends_s:
                 raise DemoError(f"the {self.name} was not ready after {timeout_s:.0f} s; its log is {self.log}")

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import sys
@@ -15,7 +16,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,10 +24,12 @@ import httpx
 from rich.console import Console
 from rich.live import Live
 
-from probes.smollm2 import prepared_model
+from probes.smollm2 import ModelNotInstalledError, prepared_model
 from protos.stethoscope.v1 import control_pb2
 from sidecar.demo.collector import Collector
+from sidecar.demo.options import DemoOptions
 from sidecar.demo.process import Child, DemoError
+from sidecar.demo.stopping import Stopping
 from sidecar.demo.table import page
 from sidecar.demo.traffic import Traffic
 
@@ -35,33 +37,24 @@ _START_S = 180.0  # a cold disk and a busy machine: importing the server alone c
 _REFRESH_S = 0.5
 _WIDTH = 100  # of the table where there is no terminal to ask
 _SETTLE_S = 20.0
+_FLUSH_S, _LOADING_S = 20.0, 2.0  # patience with a server that is told to end, while it serves and while it starts
 
 
-@dataclass(frozen=True, slots=True)
-class DemoOptions:
-    """What the command line says. Port 8000 and 9464 are what a newcomer expects to find."""
+def run_demo(options: DemoOptions, stopping: Stopping) -> int:
+    """0 when it ended as asked (after the seconds, or by Ctrl-C), 1 if something did not work.
 
-    seconds: float | None = None
-    summary: Path | None = None
-    picture: Path | None = None
-    port: int = 8000
-    metrics_port: int = 9464
-
-
-def run_demo(options: DemoOptions) -> int:
-    """0 when it ended as asked (after the seconds, or by Ctrl-C), 1 if something did not work."""
+    Raises InterruptedStart, with nothing left running, if asked to stop before it was up.
+    """
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     try:
         model = prepared_model(progress=True)
-        with _Stage(options, model, console) as stage:
-            stage.show_until(stop)
+        stopping.check()
+        with _Stage(options, model, console, stopping) as stage:
+            stage.show_until(stopping.asked)
             summary = stage.end()
-    except DemoError as error:
+    except (DemoError, ModelNotInstalledError) as error:
         print(f"sidecar demo: {error}", file=sys.stderr)
         return 1
     if options.summary is not None:
@@ -72,8 +65,10 @@ def run_demo(options: DemoOptions) -> int:
 class _Stage:
     """Everything that the demo starts, and its end in the right order: traffic, server, sidecar, collector."""
 
-    def __init__(self, options: DemoOptions, model: Path, console: Console) -> None:
+    def __init__(self, options: DemoOptions, model: Path, console: Console, stopping: Stopping) -> None:
         self._options = options
+        self._stopping = stopping
+        self._up = False
         self._model = model
         self._console = console
         self._stack = ExitStack()
@@ -83,29 +78,46 @@ class _Stage:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:  # what was started is ended even if the next does not start
-            home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stethoscope-", dir=_short_tmp())))
-            _check_free(self._options.port, "the server")
-            _check_free(self._options.metrics_port, "/metrics")
-            self._address = f"unix:{home}/run/sidecar.sock"
-            self._collector.start()
-            stack.callback(self._collector.stop)
-            self._sidecar = self._start_sidecar(home)
-            stack.callback(self._sidecar.stop)
-            self._channel = grpc.insecure_channel(self._address)
-            stack.callback(self._channel.close)
-            self._server = self._start_server(home)
-            stack.callback(self._server.stop, signal.SIGINT)
-            with self._console.status("starting the sidecar"):
-                self._sidecar.wait_until(lambda: self._status() is not None, _START_S)
-            with self._console.status("starting transformers serve and loading the model"):
-                self._server.wait_until(self._server_is_ready, _START_S)
-            self._traffic.start()
-            stack.callback(self._traffic.stop)
+            try:
+                self._start(stack)
+            finally:
+                self._stopping.hold()  # from here on it is up, or is being ended
+            self._up = True
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _start(self, stack: ExitStack) -> None:
+        _check_free(self._options.port, "the server")
+        _check_free(self._options.metrics_port, "/metrics")
+        with self._stopping.held():
+            self._start_all(stack)
+        with self._console.status("starting the sidecar"):
+            self._sidecar.wait_until(lambda: self._status() is not None, _START_S, self._stopping.check)
+        with self._console.status("starting transformers serve and loading the model"):
+            self._server.wait_until(self._server_is_ready, _START_S, self._stopping.check)
+        with self._stopping.held():
+            self._traffic.start()
+            stack.callback(self._traffic.stop)
+
+    def _start_all(self, stack: ExitStack) -> None:
+        """Start the processes, which takes milliseconds; whether they come up is seen afterwards."""
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stethoscope-", dir=_short_tmp())))
+        self._address = f"unix:{home}/run/sidecar.sock"
+        self._collector.start()
+        stack.callback(self._collector.stop)
+        self._sidecar = self._start_sidecar(home)
+        stack.callback(self._sidecar.stop)
+        self._channel = grpc.insecure_channel(self._address)
+        stack.callback(self._channel.close)
+        self._server = self._start_server(home)
+        stack.callback(self._stop_server)
+
+    def _stop_server(self) -> None:
+        """One that is up flushes its tap and says goodbye; one that still loads its model has nothing to say."""
+        self._server.stop(signal.SIGINT, _FLUSH_S if self._up else _LOADING_S)
 
     def _start_sidecar(self, home: Path) -> Child:
         command = [sys.executable, "-m", "sidecar.cli", "serve", "--traces", "--address", self._address]
@@ -143,7 +155,7 @@ class _Stage:
         return [
             ("chat completions", f"{self._base_url}/v1/chat/completions"),
             ("metrics", f"http://127.0.0.1:{self._options.metrics_port}/metrics"),
-            ("status", f"sidecar status --address {self._address}"),
+            ("status", shlex.join([*_own_command(), "status", "--address", self._address])),
             ("traces", os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", f"{self._collector.endpoint} (the demo's own)")),
         ]
 
@@ -165,7 +177,7 @@ class _Stage:
     def end(self) -> dict[str, Any]:
         """Let everything that is under way arrive, then read the last status: the summary's numbers."""
         self._traffic.stop()
-        self._server.stop(signal.SIGINT)  # the tap flushes, reports a last time and says goodbye
+        self._stop_server()  # the tap flushes, reports a last time and says goodbye
         traffic, status = self._traffic.counts(), self._status()
         ends_s = time.monotonic() + _SETTLE_S
         while status is not None and not _settled(status) and time.monotonic() < ends_s:
@@ -214,6 +226,15 @@ def summarise(status: control_pb2.GetStatusResponse, requests: int) -> dict[str,
 def shipped_artifacts() -> Path:
     """The probes for SmolLM2 that come with the package."""
     return Path(str(importlib.resources.files("probes"))) / "zoo" / "smollm2-135m"
+
+
+def _own_command() -> list[str]:
+    """How ``sidecar`` is called from here: the script beside this interpreter, as one would type it, or the module."""
+    script = Path(sys.executable).with_name("sidecar")
+    if not script.is_file():
+        return [sys.executable, "-m", "sidecar.cli"]
+    here = Path.cwd()
+    return [str(script.relative_to(here) if script.is_relative_to(here) else script)]
 
 
 def _settled(status: control_pb2.GetStatusResponse) -> bool:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from protos.stethoscope.v1 import control_pb2
 from sidecar.demo.collector import Received
-from sidecar.demo.traffic import TrafficCounts
+from sidecar.demo.traffic import Answered
 
 _EVIDENCE_STYLE = {"decodable": "green", "used": "bold green", "stale": "yellow", "unverified": "yellow"}
 _BAR = 12
@@ -53,7 +53,7 @@ def ledger(now: control_pb2.GetStatusResponse) -> Table:
 
 
 def page(
-    now: control_pb2.GetStatusResponse | None, traffic: TrafficCounts, spans: Received, addresses: list[tuple[str, str]]
+    now: control_pb2.GetStatusResponse | None, traffic: Answered, spans: Received, addresses: list[tuple[str, str]]
 ) -> RenderableType:
     """Everything at once; without a status yet, the addresses alone."""
     places = Table.grid(padding=(0, 2))

@@ -17,7 +17,7 @@ _TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class TrafficCounts:
+class Answered:
     """Requests that were answered in full, and those that failed."""
 
     requests: int = 0
@@ -33,7 +33,7 @@ class Traffic:
         self._model = model
         self._prompts = endless()
         self._lock = threading.Lock()  # of the prompts and the counts
-        self._counts = TrafficCounts()
+        self._counts = Answered()
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._client, args=(bool(number % 2),), name=f"client-{number}", daemon=True)
@@ -50,7 +50,7 @@ class Traffic:
         for thread in self._threads:
             thread.join(_TIMEOUT_S)
 
-    def counts(self) -> TrafficCounts:
+    def counts(self) -> Answered:
         with self._lock:
             return self._counts
 
@@ -70,7 +70,7 @@ class Traffic:
     def _book(self, requests: int = 0, failed: int = 0, tokens: int = 0) -> None:
         with self._lock:
             now = self._counts
-            self._counts = TrafficCounts(now.requests + requests, now.failed + failed, now.tokens + tokens)
+            self._counts = Answered(now.requests + requests, now.failed + failed, now.tokens + tokens)
 
 
 def new_traceparent() -> str:

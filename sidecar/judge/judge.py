@@ -113,8 +113,7 @@ class Judge:
             request = table.find(key)
             if request is None:
                 if table.full:
-                    self.evicted += 1
-                    self._end(table.oldest, "evicted")
+                    self._make_room()
                 request = table.add(key, segments, index, self._clock.unix_ns())
             request.seen_s = now_s
             request.tokens_seen += rows
@@ -122,6 +121,12 @@ class Judge:
         for index, tokens in segments.unseen_tokens.items():
             tracked[index].tokens_unseen += tokens
         return tracked
+
+    def _make_room(self) -> None:
+        """The least recently seen request goes. It is given up only if it was not over anyway."""
+        oldest = self.requests.oldest
+        self.evicted += oldest not in self._over
+        self._end(oldest, self._over.pop(oldest, "evicted"))
 
     def _ready(self, batch: StepBatch, counts: npt.NDArray[np.int64]) -> BoolArray:
         """[G, S]: thresholds belong to whole requests, so no signal is judged on its first rows.
@@ -180,7 +185,8 @@ class Judge:
     def finish(self, engine: EngineId, requests: tuple[RequestId, ...]) -> None:
         """These requests are over. They are ended by ``sweep``, or at once if one of the same name comes."""
         for request_id in requests:
-            self._over.setdefault((engine, request_id), "finished")
+            if (engine, request_id) in self.requests:  # so no more can be over than are tracked
+                self._over.setdefault((engine, request_id), "finished")
 
     def retire_idle(self) -> None:
         """Requests that were idle for too long are over."""

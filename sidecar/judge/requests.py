@@ -39,6 +39,9 @@ class RequestTable:
     def __len__(self) -> int:
         return len(self._requests)
 
+    def __contains__(self, key: Key) -> bool:
+        return key in self._requests
+
     @property
     def full(self) -> bool:
         return not self._free

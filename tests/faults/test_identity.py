@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -126,6 +127,23 @@ def test_the_end_of_a_request_does_not_end_one_whose_id_begins_alike(client):
     client.good(requests=[("other", (0, 1, 2))], finished_request_ids=["req-1", "req"])
     assert client.series()["stethoscope_requests_tracked"] == "3.0"
     assert client.series()['stethoscope_probe_request_score_count{probe="first"}'] == "1.0"
+
+
+def test_the_ends_of_requests_that_were_never_seen_are_not_remembered():
+    """A client that confuses its ids must not make the sidecar grow."""
+    clock = ManualClock()
+    pipeline, decoder = Pipeline(Config(), clock, lambda _: None), Decoder(Config().limits, clock)
+    pipeline.register(MODEL, TrafficReport(EngineId("engine-0"), 0, 0, (), 0, TapLedgerCounts()))
+    tracemalloc.start()
+    try:
+        for step in range(20):
+            wire = ingest_pb2.RequestsFinished(engine_id="engine-0", request_ids=[f"{step}-{i}" for i in range(4096)])
+            pipeline.finished(*decoder.finished(wire))
+            pipeline.settle()
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert grown < 1 << 20
 
 
 # Rows of many requests through many steps, against what each request was given.

@@ -19,11 +19,12 @@ CLIENTS = (observing, observing, observing, streaming(1), streaming(1), streamin
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_under_load_answers_what_it_took_and_books_what_it_answered(home, artifacts, number):
-    with Process(home, artifacts) as process:
+    with Process(home, artifacts, "--set", "listen.drain_s=60") as process:
         load = Load(process, *CLIENTS)
         load.start()
         load.books.wait_for_answers(300, 30.0)
         process.signal(number)
+        assert process.gone(20.0)  # busy streams end with their next message, not with the drain time
         assert process.wait() == 0
         load.join(20.0)
         stopped = process.event("stopped")

@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from protos.stethoscope.v1 import ingest_pb2
+from sidecar.tap.client import TapClient
+from sidecar.tap.identity import identify
+from sidecar.tap.link import LinkLimits
 from sidecar.tap.transformers import attach
 from sidecar.tap.transformers.blocks import find_blocks
 from sidecar.tap.transformers.tap import tap_of
@@ -450,3 +453,20 @@ def test_what_is_no_decoder_is_refused() -> None:
         attach(library().T5ForConditionalGeneration(library().T5Config(**sizes)), address="unix:/nowhere.sock")
     with pytest.raises(ValueError, match="not a decoder"):
         find_blocks(torch.nn.Linear(2, 2))
+
+
+def test_the_callers_limits_are_those_of_the_queue(receiver: Receiver) -> None:
+    """One step may be unanswered and one on its way: with a queue of one, three of ten are taken from a frozen sidecar."""
+    model = tiny()
+    with tapped(model, receiver, limits=LinkLimits(queue_batches=1, unanswered=1)) as tap:
+        receiver.freeze()
+        for _ in range(10):
+            model(torch.tensor([PROMPTS[0]]))
+        assert tap.client.counts().dropped >= 10 - 3
+        receiver.thaw()
+
+
+def test_limits_beside_a_client_that_has_its_own_are_refused(receiver: Receiver) -> None:
+    client = TapClient(receiver.address, identify(tiny()), engine_id="engine")
+    with pytest.raises(ValueError, match="limits"):
+        attach(tiny(), client=client, limits=LinkLimits())

@@ -31,7 +31,8 @@ def attach(
     model: anything with a decoder's config; its outputs stay bitwise the same. address: the sidecar's, default as in
     ``default_address``; nobody needs to be there. layers: blocks to capture, default those that the sidecar asks for.
     sampling: which requests and tokens, default as the sidecar asks. limits: how much may wait to be sent. client: the
-    caller's own, who also stops it and has given it its address, engine_id and limits. The weights are fingerprinted here (0.1 s for 135M parameters).
+    caller's own, who also stops it and has given it its address, engine_id and limits. The weights are fingerprinted
+    here (0.1 s for 135M parameters).
 
     Raises ValueError if the model is no decoder, is tapped already, or has no such layer, or if limits come with a client.
     """

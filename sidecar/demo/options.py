@@ -1,0 +1,45 @@
+"""What the demo is asked to do, checked before anything is prepared."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What the command line says. Port 8000 and 9464 are what a newcomer expects to find."""
+
+    seconds: float | None = None
+    summary: Path | None = None
+    picture: Path | None = None
+    port: int = 8000
+    metrics_port: int = 9464
+
+
+def problems(options: DemoOptions) -> list[str]:
+    """Everything that could not work, one line each: nobody waits minutes for the demo to fail at its end."""
+    return [*_numbers(options), *_files(options)]
+
+
+def _numbers(options: DemoOptions) -> Iterator[str]:
+    if options.seconds is not None and not 0 < options.seconds < math.inf:
+        yield f"--seconds {options.seconds:g}: want a number above 0"
+    for flag, port in (("--port", options.port), ("--metrics-port", options.metrics_port)):
+        if not 1 <= port <= 65535:
+            yield f"{flag} {port}: want 1 to 65535"
+    if options.port == options.metrics_port:
+        yield f"--metrics-port {options.metrics_port}: is the server's own --port"
+
+
+def _files(options: DemoOptions) -> Iterator[str]:
+    for flag, path in (("--summary", options.summary), ("--picture", options.picture)):
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            yield f"{flag} {path}: there is no folder {path.parent}"
+        elif path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            yield f"{flag} {path}: cannot be written"
