@@ -21,7 +21,7 @@ from bench.service import child
 _ROUNDS, _NEW_TOKENS, _BATCH = 16, 24, 4
 _CACHE = {
     "num_blocks": 32,
-    "block_size": 32,
+    "page_size": 32,
     "max_batch_tokens": 128,
 }  # some MB: by default it takes most of the memory
 _CONNECT_S = 60.0

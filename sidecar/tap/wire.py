@@ -23,7 +23,7 @@ from sidecar.types import (
 REGISTER = "/stethoscope.v1.ControlService/Register"
 STREAM = "/stethoscope.v1.IngestService/Stream"
 
-# What a sidecar accepts by default, with room: 32 MiB, 16384 rows and 1024 segments a message, 4096 ids.
+# What a sidecar accepts by default, with room: 24 MiB, 16384 rows and 1024 segments a message, 4096 ids.
 MESSAGE_BYTES = 16 << 20
 MESSAGE_ROWS = 8192
 MESSAGE_SEGMENTS = 1024
