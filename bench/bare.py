@@ -10,6 +10,8 @@ from concurrent import futures
 
 import grpc
 
+from sidecar.address import INGEST
+
 _ANSWER = b"\0" * 64
 
 
@@ -25,7 +27,7 @@ def main(address: str) -> None:
     server = grpc.server(futures.ThreadPoolExecutor(4), options=options)
     handler = grpc.stream_stream_rpc_method_handler(_stream)
     server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("stethoscope.v1.IngestService", {"Stream": handler}),)
+        (grpc.method_handlers_generic_handler(INGEST, {"Stream": handler}),)
     )
     server.add_insecure_port(address)
     server.start()

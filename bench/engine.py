@@ -57,7 +57,7 @@ def measure() -> list[Row]:
 
 
 def _condition(model: Any, tokenizer: Any, generate: Callable[[], float], fraction: float, name: str) -> list[Row]:
-    from sidecar.demo.run import shipped_artifacts
+    from sidecar.demo.options import shipped_artifacts
     from sidecar.tap.client import TapClient
     from sidecar.tap.identity import identify
 

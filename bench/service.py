@@ -24,6 +24,7 @@ import numpy as np
 from bench.artifacts import BENCH_MODEL, write_artifacts
 from bench.row import Row, ratio_row
 from protos.stethoscope.v1 import control_pb2, ingest_pb2
+from sidecar.address import REGISTER, STREAM
 
 TAPS, TOKENS, PROBES = 4, 64, 16
 _ROUNDS, _STEPS = 12, 40
@@ -83,10 +84,10 @@ class Peer:
     def register(self, width: int) -> None:
         model = control_pb2.ModelIdentity(**{**BENCH_MODEL, "width": width})
         request = control_pb2.RegisterRequest(engine_id="bench", model=model).SerializeToString()
-        self._channel.unary_unary("/stethoscope.v1.ControlService/Register", None, None)(request, timeout=10)
+        self._channel.unary_unary(REGISTER, None, None)(request, timeout=10)
 
     def open(self) -> None:
-        call = self._channel.stream_stream("/stethoscope.v1.IngestService/Stream", None, None)
+        call = self._channel.stream_stream(STREAM, None, None)
         self._replies = iter(call(message for message in iter(self._requests.get, None)))
         next(self._replies)  # the control message
 

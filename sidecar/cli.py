@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--picture", type=Path, metavar="FILE", help="draw the last table as SVG")
     demo.add_argument("--port", type=int, default=8000, help="of the inference server, on 127.0.0.1")
     demo.add_argument("--metrics-port", type=int, default=9464, help="of /metrics, on 127.0.0.1")
+    demo.add_argument("--block", metavar="SIGNAL", help="stop a generation when this signal is over its threshold")
     demo.set_defaults(run=_demo)
     config = commands.add_parser("config", help="about the configuration")
     config.add_argument("what", choices=["schema", "defaults"], help="JSON schema, or every setting with its default")
@@ -106,10 +107,9 @@ def _serve(args: argparse.Namespace) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from sidecar.errors import ArtifactError, ConfigError
     from sidecar.run import run_until_signal
-    from sidecar.service import Sidecar
 
     try:
-        return run_until_signal(Sidecar(config))
+        return run_until_signal(config)
     except ConfigError as error:
         _complain(error.problems)
     except ArtifactError as error:
@@ -122,7 +122,7 @@ def _check(args: argparse.Namespace) -> int:
     if config is None:
         return EX_CONFIG
     from sidecar.errors import ArtifactError
-    from sidecar.service import load_artifacts
+    from sidecar.reload import load_artifacts
 
     try:
         found = load_artifacts(config)
@@ -140,11 +140,11 @@ def _status(args: argparse.Namespace) -> int:
     import grpc
 
     from protos.stethoscope.v1 import control_pb2
-    from sidecar.config import default_socket
+    from sidecar.address import GET_STATUS, default_address
 
-    address = args.address or default_socket()
+    address = args.address or default_address()
     with grpc.insecure_channel(address) as channel:
-        call = channel.unary_unary("/stethoscope.v1.ControlService/GetStatus", None, None)
+        call = channel.unary_unary(GET_STATUS, None, None)
         try:
             raw = call(control_pb2.GetStatusRequest().SerializeToString(), timeout=5.0)
         except grpc.RpcError as error:
@@ -186,7 +186,7 @@ def _demo(args: argparse.Namespace) -> int:
     from sidecar.demo.options import DemoOptions, problems
     from sidecar.demo.stopping import EX_INTERRUPTED, InterruptedStart, Stopping
 
-    options = DemoOptions(args.seconds, args.summary, args.picture, args.port, args.metrics_port)
+    options = DemoOptions(args.seconds, args.summary, args.picture, args.port, args.metrics_port, args.block)
     if found := problems(options):
         _complain(found)
         return EX_CONFIG

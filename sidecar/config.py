@@ -8,30 +8,25 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from sidecar.address import default_address
 from sidecar.errors import ConfigError
 from sidecar.sources import env_settings, prune, put, read_yaml
-from sidecar.types import SamplingPolicy
+from sidecar.types import Action, SamplingPolicy
 
 Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]  # beyond 30 years the system's waits overflow
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 # gRPC decodes or cuts the path there, and would listen in a folder that nobody has checked.
 _NOT_IN_A_PATH = re.compile(r"[%?#\x00-\x1f]")
-
-
-def default_socket() -> str:
-    """A socket in a folder of this user's own: $XDG_RUNTIME_DIR if there is one, otherwise the temporary folder."""
-    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-    return f"unix:{base}/stethoscope-{os.getuid()}/sidecar.sock"
 
 
 def _is_loopback(host: str) -> bool:
@@ -53,7 +48,7 @@ class Listen(_Section):
     model_config = ConfigDict(validate_default=True)  # the default address is made from the environment
 
     address: Annotated[str, Field(description="unix:PATH, or HOST:PORT on loopback")] = Field(
-        default_factory=default_socket
+        default_factory=default_address
     )
     reflection: Annotated[bool, Field(description="serve gRPC reflection")] = False
     # A compressed message costs this much memory before it is refused (one of 256 MiB: 27 MiB); a tap sends 16 MiB at most.
@@ -123,16 +118,32 @@ class Coverage(_Section):
     forget_s: Annotated[Seconds, Field(description="a lost engine is forgotten after so long")] = 600.0
 
 
+class Mode(StrEnum):
+    """What taps send: hidden states, or what is left of them after the product with the plan."""
+
+    RAW = "raw"
+    PROJECTED = "projected"
+
+
 class Sampling(_Section):
     """What taps are asked to capture."""
 
-    request_fraction: Share = 0.1
+    mode: Annotated[Mode, Field(description="raw: the sidecar multiplies; projected: the tap does")] = Mode.RAW
+    request_fraction: Annotated[
+        Share | None, Field(description="share of requests; a tenth in raw mode, all in projected mode if empty")
+    ] = None
     token_stride: Annotated[int, Field(ge=1, le=1 << 20)] = 1
     first_tokens: Annotated[int, Field(ge=0, le=1 << 20)] = 0
     last_tokens: Annotated[int, Field(ge=0, le=1 << 20)] = 0
+    sampled_steps: Annotated[
+        Share, Field(description="projected mode: share of steps that carry a few raw rows as a check")
+    ] = 0.01
 
     def policy(self) -> SamplingPolicy:
-        return SamplingPolicy(self.request_fraction, self.token_stride, self.first_tokens, self.last_tokens)
+        share = self.request_fraction
+        if share is None:
+            share = 1.0 if self.mode is Mode.PROJECTED else 0.1
+        return SamplingPolicy(share, self.token_stride, self.first_tokens, self.last_tokens)
 
 
 class Metrics(_Section):
@@ -164,6 +175,72 @@ class Budget(_Section):
     """The latency contract."""
 
     step_ms: Annotated[Seconds, Field(description="from last byte received to verdict written")] = 6.0
+    rows: Annotated[
+        int, Field(gt=0, le=1 << 20, description="rows that step_ms is for; a larger step has more, in proportion")
+    ] = 256
+    queue_s: Annotated[Seconds, Field(description="a batch that waited longer for its turn is dropped unread")] = 2.0
+
+
+class Ladder(_Section):
+    """When the sidecar sheds work, and when it takes it up again."""
+
+    enabled: Annotated[bool, Field(description="off: every batch is read in full, however long it takes")] = True
+    window_s: Annotated[Seconds, Field(description="steps are judged over so long")] = 1.0
+    high: Annotated[float, Field(gt=0, le=100, description="budget use above which a step is over")] = 1.0
+    low: Annotated[float, Field(gt=0, le=100, description="budget use below which there is room")] = 0.5
+    over_share: Annotated[Share, Field(description="share of steps over their budget that leads a rung down")] = 0.1
+    queue_age_ms: Annotated[Seconds, Field(description="wait for a turn that counts as over, whatever the use")] = 20.0
+    up_s: Annotated[Seconds, Field(description="so long must there be room before it goes a rung up")] = 5.0
+    max_up_s: Annotated[Seconds, Field(description="the wait doubles up to here while going up fails")] = 300.0
+
+
+class Verdicts(_Section):
+    """What a signal over its threshold leads to."""
+
+    default: Annotated[Action, Field(description="for signals that are not named below")] = Action.FLAG
+    signals: Annotated[dict[str, Action], Field(description="action by signal name")] = Field(default_factory=dict)
+    at_deadline: Annotated[
+        Action, Field(description="allow (fail open) or block (fail closed): the answer if no verdict is there in time")
+    ] = Action.ALLOW
+
+    @field_validator("at_deadline")
+    @classmethod
+    def _open_or_closed(cls, value: Action) -> Action:
+        if value not in (Action.ALLOW, Action.BLOCK):
+            raise ValueError("want allow or block")
+        return value
+
+
+class Worker(_Section):
+    """The hot path."""
+
+    process: Annotated[bool, Field(description="give it a process of its own; otherwise it is a thread")] = True
+    shards: Annotated[int, Field(ge=0, le=64, description="further processes that read tap points in parallel")] = 0
+    calibrate_ms: Annotated[Seconds, Field(description="time given to the choice of a kernel when a plan is made")] = (
+        200.0
+    )
+
+
+class Ring(_Section):
+    """Shared memory for taps on this machine."""
+
+    enabled: Annotated[bool, Field(description="offer it to taps at a Unix socket")] = True
+    slots: Annotated[int, Field(ge=1, le=64, description="messages on their way at once")] = 2
+    slot_bytes: Annotated[int, Field(ge=4096, le=1 << 30, description="largest message")] = 24 << 20
+    hot_bytes: Annotated[int, Field(ge=0, le=1 << 30, description="of each slot, mapped in advance")] = 4 << 20
+
+
+class Data(_Section):
+    """What outlives the process."""
+
+    folder: Annotated[
+        Path | None, Field(description="for the ledger; empty: beside the Unix socket, in memory for TCP")
+    ] = None
+
+    @field_validator("folder", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
 
 
 class Log(_Section):
@@ -184,6 +261,11 @@ class Config(_Section):
     metrics: Metrics = Field(default_factory=Metrics)
     traces: Traces = Field(default_factory=Traces)
     budget: Budget = Field(default_factory=Budget)
+    ladder: Ladder = Field(default_factory=Ladder)
+    verdicts: Verdicts = Field(default_factory=Verdicts)
+    worker: Worker = Field(default_factory=Worker)
+    ring: Ring = Field(default_factory=Ring)
+    data: Data = Field(default_factory=Data)
     log: Log = Field(default_factory=Log)
 
 
@@ -197,6 +279,16 @@ class _Relation:
 
 
 _RELATIONS = (
+    _Relation(
+        ("ladder.low", "ladder.high"),
+        lambda c: c.ladder.low < c.ladder.high,
+        "ladder.low must be below ladder.high",
+    ),
+    _Relation(
+        ("ladder.up_s", "ladder.max_up_s"),
+        lambda c: c.ladder.up_s <= c.ladder.max_up_s,
+        "ladder.up_s must not exceed ladder.max_up_s",
+    ),
     _Relation(
         ("limits.segments", "limits.rows"),
         lambda c: c.limits.segments <= c.limits.rows,

@@ -33,6 +33,9 @@ class DropReason(StrEnum):
     SCORE_NON_FINITE = "score_non_finite"
     NO_PLAN = "no_plan"
     NO_ROWS = "no_rows"
+    DEADLINE = "deadline"
+    LADDER = "ladder"
+    PROCESS_KILLED = "process_killed"
     SHUTTING_DOWN = "shutting_down"
     INTERNAL = "internal"
 

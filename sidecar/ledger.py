@@ -1,12 +1,28 @@
-"""Nothing is lost: every step batch, and every row, ends in exactly one outcome and is booked once."""
+"""Nothing is lost: every step batch, and every row, ends in exactly one outcome and is booked once.
+
+The counts lie in a mapping of 64-bit words. If that is a file they survive a kill without a sync per batch: what was received
+and had no outcome when the process died is booked as dropped{process_killed} by the next one.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import json
+import mmap
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
-from sidecar.errors import DropReason, RejectReason
+from sidecar.errors import ConfigError, DropReason, RejectReason
+
+_HEADER = 8192  # names of the words, so that another version with other reasons reads them right
+_UNITS = ("step_batches", "rows")
+_OUTCOMES = ("scored", *(f"dropped.{one.value}" for one in DropReason), *(f"rejected.{one.value}" for one in RejectReason))
+_WORDS = ("received", *_OUTCOMES)
+_NAMES = tuple(f"{unit}.{word}" for unit in _UNITS for word in _WORDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +43,7 @@ class LedgerCounts:
 
 
 class Account:
-    """Integer counts of one unit (step batches, or rows). Not locked: its owner is the pipeline's lock.
+    """Integer counts of one unit (step batches, or rows). One writer; what is received is counted before its outcome.
 
     >>> account = Account()
     >>> account.receive(3); account.score(2); account.drop(DropReason.SCORE_NON_FINITE, 1)
@@ -35,42 +51,156 @@ class Account:
     (True, 0)
     """
 
-    def __init__(self) -> None:
-        self._received = 0
-        self._scored = 0
-        self._in_flight = 0
-        self._dropped = dict.fromkeys(DropReason, 0)
-        self._rejected = dict.fromkeys(RejectReason, 0)
+    def __init__(self, words: memoryview | None = None) -> None:
+        self._words = memoryview(bytearray(8 * len(_WORDS))).cast("q") if words is None else words
+        self._dropped = {one: _WORDS.index(f"dropped.{one.value}") for one in DropReason}
+        self._rejected = {one: _WORDS.index(f"rejected.{one.value}") for one in RejectReason}
 
     def receive(self, n: int) -> None:
-        self._received += n
-        self._in_flight += n
+        self._words[0] += n
 
     def score(self, n: int) -> None:
-        self._scored += n
-        self._in_flight -= n
+        self._words[1] += n
 
     def drop(self, reason: DropReason, n: int) -> None:
-        self._dropped[reason] += n
-        self._in_flight -= n
+        self._words[self._dropped[reason]] += n
 
     def reject(self, reason: RejectReason, n: int) -> None:
-        self._rejected[reason] += n
-        self._in_flight -= n
+        self._words[self._rejected[reason]] += n
+
+    @property
+    def in_flight(self) -> int:
+        return self._words[0] - sum(self._words[1:])
 
     def counts(self) -> LedgerCounts:
-        return LedgerCounts(
-            self._received,
-            self._scored,
-            MappingProxyType(dict(self._dropped)),
-            MappingProxyType(dict(self._rejected)),
-            self._in_flight,
-        )
+        return counts_of(self._words.tolist())
+
+    def release(self) -> None:
+        self._words.release()
+
+
+def counts_of(words: list[int]) -> LedgerCounts:
+    """Give names to the words of an account."""
+    received, scored, *rest = words
+    return LedgerCounts(
+        received,
+        scored,
+        MappingProxyType(dict(zip(DropReason, rest, strict=False))),
+        MappingProxyType(dict(zip(RejectReason, rest[len(DropReason) :], strict=True))),
+        received - scored - sum(rest),
+    )
+
+
+NOTHING = counts_of([0] * len(_WORDS))
 
 
 class Ledger:
     """The two accounts: step batches, and rows (one row is one token at one tap point)."""
 
-    def __init__(self) -> None:
-        self.step_batches = Account()
-        self.rows = Account()
+    def __init__(self, mapping: mmap.mmap | None = None) -> None:
+        self._mapping = mapping
+        size = 8 * len(_WORDS)
+        self.step_batches, self.rows = (
+            Account(None if mapping is None else memoryview(mapping)[start : start + size].cast("q"))
+            for start in (_HEADER, _HEADER + size)
+        )
+
+    def book_killed(self) -> tuple[int, int]:
+        """What a process that was killed had received and not ended. Returns how many batches and rows."""
+        gaps = tuple(max(0, account.in_flight) for account in (self.step_batches, self.rows))
+        self.step_batches.drop(DropReason.PROCESS_KILLED, gaps[0])
+        self.rows.drop(DropReason.PROCESS_KILLED, gaps[1])
+        return gaps[0], gaps[1]
+
+
+    def close(self) -> None:
+        """Let go of the file. The counts are not to be used any more."""
+        if self._mapping is not None:
+            self.step_batches.release()
+            self.rows.release()
+            with suppress(BufferError):
+                self._mapping.close()
+
+
+class LedgerFile:
+    """A ledger's file, locked for as long as it is open. ``path`` None: memory, gone with the process."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._fd = -1
+
+    @property
+    def where(self) -> str:
+        """For people: the file's name, or "memory"."""
+        return "memory" if self._path is None else self._path.name
+
+    def open(self) -> int:
+        """Return a descriptor of the file, made or brought up to date. Raises ConfigError if it cannot be used."""
+        try:
+            self._fd = self._opened()
+        except OSError as error:
+            raise ConfigError([f"data.folder: the ledger cannot be used: {error.strerror}"]) from None
+        return self._fd
+
+    def _opened(self) -> int:
+        size = _HEADER + 8 * len(_NAMES)
+        if self._path is None:
+            fd = os.memfd_create("stethoscope-ledger", os.MFD_CLOEXEC)
+            _write(fd, {}, size)
+            return fd
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise ConfigError([f"data.folder: another sidecar keeps its ledger in {self._path}"]) from None
+        names, old = _read(fd)
+        if names != _NAMES:
+            _write(fd, old, size)
+        return fd
+
+    def counts(self) -> tuple[LedgerCounts, LedgerCounts]:
+        """Step batches and rows as they are now, whatever the writer is doing. The file must be open."""
+        data = os.pread(self._fd, 8 * len(_NAMES), _HEADER)
+        newer = os.pread(self._fd, 8 * len(_NAMES), _HEADER)  # received is counted before its outcome, so it is read after
+        sides = []
+        for side in range(len(_UNITS)):
+            start, stop = 8 * side * len(_WORDS), 8 * (side + 1) * len(_WORDS)
+            words = memoryview(data[start:stop]).cast("q").tolist()
+            words[0] = int.from_bytes(newer[start : start + 8], "little")
+            sides.append(counts_of(words))
+        return sides[0], sides[1]
+
+    def close(self) -> None:
+        """Twice is fine."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def map_ledger(fd: int) -> Ledger:
+    """The ledger in an open file, shared with whoever else maps it. Only one may write."""
+    return Ledger(mmap.mmap(fd, 0))
+
+
+def _read(fd: int) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Names and counts of a file; nothing of one that is empty, torn or none of ours."""
+    with suppress(ValueError, TypeError, KeyError):
+        header = json.loads(os.pread(fd, _HEADER, 0).rstrip(b"\0"))
+        names = tuple(str(name) for name in header["words"])
+        data = os.pread(fd, 8 * len(names), _HEADER)
+        if len(data) == 8 * len(names):
+            return names, dict(zip(names, memoryview(data).cast("q").tolist(), strict=True))
+    return (), {}
+
+
+def _write(fd: int, counts: Mapping[str, int], size: int) -> None:
+    """Room first, all of it: a full disk must fail here, not as a fault of the mapping later."""
+    os.posix_fallocate(fd, 0, size)
+    os.ftruncate(fd, size)
+    words = memoryview(bytearray(8 * len(_NAMES))).cast("q")
+    for i, name in enumerate(_NAMES):
+        words[i] = counts.get(name, 0)
+    os.pwrite(fd, words.cast("B"), _HEADER)
+    os.pwrite(fd, json.dumps({"words": _NAMES}).encode().ljust(_HEADER, b"\0"), 0)

@@ -1,25 +1,27 @@
-"""One batch through the stages, one outcome in the ledger. The lock taken once a batch is the boundary of everything inside."""
+"""One batch through the stages, one outcome in the ledger. Owned by one thread: nothing here is locked."""
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from probes.artifact import Artifact
 from sidecar.clock import Clock
 from sidecar.config import Config
 from sidecar.errors import Dropped, DropReason, Rejected, RejectReason
 from sidecar.judge.judge import Judge, Verdict
+from sidecar.judge.policy import Policy
 from sidecar.judge.tally import SECONDS_EDGES, SHARE_EDGES, Tally
+from sidecar.ladder import Effects, Ladder, fewer, shed
 from sidecar.ledger import Ledger
 from sidecar.reading.coverage import Coverage
-from sidecar.reading.plan import Plan, build_plan
+from sidecar.reading.kernels import Kernels
+from sidecar.reading.plan import Plan
 from sidecar.reading.read import Readings, read
-from sidecar.snapshot import ArtifactSnapshot, EndedRequest, Snapshot, Stage
-from sidecar.types import BatchId, EngineId, ModelIdentity, RequestId, StepBatch, TrafficReport
+from sidecar.reading.shed import Shed
+from sidecar.snapshot import EndedRequest, Rung, Stage
+from sidecar.types import Action, BatchId, EngineId, ModelIdentity, RequestId, StepBatch, TrafficReport
 
 NO_ID = BatchId("")
 
@@ -34,6 +36,19 @@ class Result:
     field: str = ""
     plan_generation: int = 0
     verdicts: tuple[Verdict, ...] = ()
+    late: bool = False  # nothing was read in time: the actions are the policy's for that case
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """When a message's last byte was here, and when its turn came; both by the clock's monotonic_s."""
+
+    posted_s: float
+    taken_s: float
+
+    @property
+    def waited_s(self) -> float:
+        return max(0.0, self.taken_s - self.posted_s)
 
 
 class OtherModelError(Exception):
@@ -67,53 +82,47 @@ class _RecentIds:
 
 
 class Pipeline:
-    """decode -> admit -> read -> judge -> (reply) -> account, for one model.
+    """admit -> read -> judge -> (reply) -> account, for one model.
 
-    Thread-safe. ``ended`` is called under the lock with every request that ends: it must not block.
+    ``ended`` is called with every request that ends: it must not block. ``ledger`` and ``kernels`` are made here if not given.
     """
 
-    def __init__(self, config: Config, clock: Clock, ended: Callable[[EndedRequest], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        ended: Callable[[EndedRequest], None],
+        ledger: Ledger | None = None,
+        kernels: Kernels | None = None,
+    ) -> None:
         self._config = config
         self._clock = clock
         self._ended = ended
-        self._lock = threading.Lock()
-        self._binding = threading.Lock()  # one plan is made at a time; taken before _lock, never after
-        self._artifacts: tuple[Artifact, ...] = ()
         self._recent = _RecentIds(config.limits.dedup_ids)
         self._pending: deque[tuple[Readings, StepBatch]] = deque()  # replied, not yet accounted for
         self._swept_s = clock.monotonic_s()
-        self.generation = 0
+        self._accounted = 0
+        self._shed = Shed()
+        self._ended_all = False
+        self.effects: Effects = shed(Rung.FULL)
+        self.ladder = Ladder(config.ladder, clock)
+        self.kernels = Kernels(config.worker.calibrate_ms / 1e3) if kernels is None else kernels
+        self.ledger = Ledger() if ledger is None else ledger
         self.plan: Plan | None = None
         self.judge: Judge | None = None
-        self.ledger = Ledger()
         self.coverage = Coverage(config.coverage, clock)
         self.stages = {stage: Tally(SECONDS_EDGES) for stage in Stage}
         self.budget_use = Tally(SHARE_EDGES)
+        self.queue_age = Tally(SECONDS_EDGES)
         self.engines_refused = 0
-        self._ended_all = False
+        self.verdicts = dict.fromkeys(Action, 0)
+        self.verdicts_late = 0
+        self.projections_checked = self.projections_wrong = 0
 
     # the plan
 
-    def load(self, artifacts: tuple[Artifact, ...]) -> None:
-        """Put other artifacts in force, between two batches. Raises nothing: what does not fit stands in the plan as refused."""
-        with self._binding:
-            self._artifacts = artifacts
-            if self.plan is not None:
-                self._bind(self.plan.model)
-
-    def register(self, model: ModelIdentity, report: TrafficReport) -> Plan:
-        """An engine introduces itself. Raises EngineIdInUseError, OtherModelError or TooManyEnginesError."""
-        with self._binding:
-            with self._lock:
-                self._admit(model, report.engine_id)
-            plan = self.plan
-            if plan is None or plan.model != model:
-                plan = self._bind(model)
-            with self._lock:
-                self.coverage.register(report)
-            return plan
-
-    def _admit(self, model: ModelIdentity, engine: EngineId) -> None:
+    def admit(self, model: ModelIdentity, engine: EngineId) -> None:
+        """Whether the engine may register. Raises EngineIdInUseError, OtherModelError or TooManyEnginesError."""
         other = self.plan is not None and self.plan.model != model
         refusal: type[Exception] | None = None
         if self.coverage.streams(engine):
@@ -126,124 +135,160 @@ class Pipeline:
             self.engines_refused += 1
             raise refusal
 
-    def _bind(self, model: ModelIdentity) -> Plan:
-        """Make a plan beside the running one, then swap the two between two batches."""
-        plan = build_plan(self.generation + 1, self._artifacts, model)
-        judge = Judge(plan, self._config.limits, self._clock, self._ended)
-        with self._lock:
-            self._settle()
-            if self.judge is not None and self.plan is not None and self.plan.model == model:
-                judge.succeed(self.judge)
-            elif self.judge is not None:
-                self.judge.end_all("model_changed")
-                self.coverage.retire_all()
-            self.generation, self.plan, self.judge = plan.generation, plan, judge
-            self.coverage.bind(plan)
-        return plan
+    def bind(self, plan: Plan) -> None:
+        """Put a plan in force, between two batches."""
+        self.kernels.bind(plan)
+        policy = Policy(self._config.verdicts, plan)
+        judge = Judge(plan, policy, self._config.limits, self._clock, self._ended)
+        self._settle_all()
+        if self.judge is not None and self.plan is not None and self.plan.model == plan.model:
+            judge.succeed(self.judge)
+        elif self.judge is not None:
+            self.judge.end_all("model_changed")
+            self.coverage.retire_all()
+        self.plan, self.judge = plan, judge
+        self.coverage.bind(plan)
+        self._apply_rung()
+
+    def introduce(self, report: TrafficReport) -> None:
+        """An admitted engine, with what it had computed before."""
+        self.coverage.register(report)
 
     # batches
 
     def arrive(self) -> None:
         """A step batch came in: it is in flight until ``submit``, ``reject`` or ``abandon`` books its outcome."""
-        with self._lock:
-            self.ledger.step_batches.receive(1)
+        self.ledger.step_batches.receive(1)
 
-    def submit(self, batch: StepBatch, received_s: float, report: TrafficReport | None = None) -> Result:
+    def submit(self, batch: StepBatch, arrival: Arrival, report: TrafficReport | None = None) -> Result:
         """Take a decoded batch to its outcome and book it. ``settle`` must be called once the reply is written.
 
-        received_s: when its last byte was here, by the clock's monotonic_s: the budget runs from there.
         report: the engine's own count up to this batch, taken in unless the batch is refused.
         An exception that is neither Rejected nor Dropped is a bug: the batch is booked as dropped{internal}, and it is raised.
         """
         decoded_s = self._clock.monotonic_s()
-        with self._lock:
-            admitted_s = self._clock.monotonic_s()
-            self.ledger.rows.receive(batch.row_count)
-            try:
-                made = self._score(batch)
-                if made.scored:
-                    self._time(received_s, decoded_s, admitted_s)
-            except Rejected as rejected:
-                self.ledger.step_batches.reject(rejected.reason, 1)
-                self.ledger.rows.reject(rejected.reason, batch.row_count)
-                return Result(batch.batch_id, False, rejected.reason, rejected.field)
-            except Dropped as dropped:
-                made = self._drop(batch, dropped.reason)
-            except Exception:
-                self._drop(batch, DropReason.INTERNAL)
-                raise
-            if report is not None and self.coverage.knows(report.engine_id):
-                self.coverage.report(report)
-            return made
+        self.ledger.rows.receive(batch.row_count)
+        try:
+            made = self._score(batch, arrival)
+            if made.scored:
+                self._time(batch, arrival, decoded_s)
+        except Rejected as rejected:
+            self.ledger.step_batches.reject(rejected.reason, 1)
+            self.ledger.rows.reject(rejected.reason, batch.row_count)
+            return Result(batch.batch_id, False, rejected.reason, rejected.field)
+        except Dropped as dropped:
+            made = self._drop(batch, dropped.reason)
+        except Exception:
+            self._drop(batch, DropReason.INTERNAL)
+            raise
+        if report is not None and self.coverage.knows(report.engine_id):
+            self.coverage.report(report)
+        return made
 
     def _drop(self, batch: StepBatch, reason: DropReason) -> Result:
         self.ledger.step_batches.drop(reason, 1)
         self.ledger.rows.drop(reason, batch.row_count)
-        return Result(batch.batch_id, False, reason)
+        if not batch.verdict_within_s or reason is DropReason.DUPLICATE:
+            return Result(batch.batch_id, False, reason)
+        action = self._config.verdicts.at_deadline
+        verdicts = tuple(Verdict(one, action) for one in batch.segments.request_ids)
+        self.verdicts_late += len(verdicts)
+        self.verdicts[action] += len(verdicts)
+        return Result(batch.batch_id, False, reason, verdicts=verdicts, late=True)
 
-    def _score(self, batch: StepBatch) -> Result:
+    def _score(self, batch: StepBatch, arrival: Arrival) -> Result:
+        plan, judge = self._admitted(batch)
+        self._in_time(batch, judge, arrival)
+        with self._timed(Stage.READ):
+            readings = read(plan, batch, self.kernels, self._shed)
+        self._take(batch, judge, arrival)
+        self.coverage.saw(batch.engine_id, readings.taps)
+        if not readings.rows_scored:
+            raise Dropped(_why_nothing(readings))
+        with self._timed(Stage.JUDGE):
+            verdicts = judge.judge(readings, batch)
+        self._book(batch, readings)
+        for verdict in verdicts:
+            self.verdicts[verdict.action] += 1
+        self._pending.append((readings, batch))
+        return Result(batch.batch_id, True, plan_generation=plan.generation, verdicts=verdicts)
+
+    def _admitted(self, batch: StepBatch) -> tuple[Plan, Judge]:
         if self._ended_all:
             raise Dropped(DropReason.SHUTTING_DOWN)
         if not self.coverage.knows(batch.engine_id) or self.plan is None or self.judge is None:
             raise Rejected(RejectReason.UNKNOWN_ENGINE, "step_batch.engine_id")
         if batch in self._recent:
             raise Dropped(DropReason.DUPLICATE)
-        with self._timed(Stage.READ):
-            readings = read(self.plan, batch)
-        self._recent.add(batch)
-        self.coverage.saw(batch.engine_id, readings.taps)
-        self.judge.finish(batch.engine_id, batch.finished)
-        if not readings.rows_scored:
-            raise Dropped(_why_nothing(readings))
-        with self._timed(Stage.JUDGE):
-            verdicts = self.judge.judge(readings, batch)
-        self._book(batch, readings)
-        self._pending.append((readings, batch))
-        return Result(batch.batch_id, True, plan_generation=self.plan.generation, verdicts=verdicts)
+        return self.plan, self.judge
 
-    def _time(self, received_s: float, decoded_s: float, admitted_s: float) -> None:
+    def _in_time(self, batch: StepBatch, judge: Judge, arrival: Arrival) -> None:
+        """Raises Dropped for a batch whose verdict would be of no use any more, or that the ladder gives up."""
+        within_s = min(batch.verdict_within_s or self._config.budget.queue_s, self._config.budget.queue_s)
+        late = self._clock.monotonic_s() - arrival.posted_s > within_s
+        if late or self.effects.off:
+            self._take(batch, judge, arrival)
+            self._step(0.0, arrival)
+            raise Dropped(DropReason.DEADLINE if late else DropReason.LADDER)
+
+    def _take(self, batch: StepBatch, judge: Judge, arrival: Arrival) -> None:
+        """The batch is not refused: what it says besides its rows counts."""
+        self._recent.add(batch)
+        self.queue_age.add(arrival.waited_s)
+        judge.finish(batch.engine_id, batch.finished)
+
+    def _time(self, batch: StepBatch, arrival: Arrival, decoded_s: float) -> None:
         """A scored batch's way: from the last byte to the verdict is what the budget is about."""
-        self.stages[Stage.DECODE].add(decoded_s - received_s)
-        self.stages[Stage.WAIT].add(admitted_s - decoded_s)
-        self.budget_use.add((self._clock.monotonic_s() - received_s) * 1e3 / self._config.budget.step_ms)
+        self.stages[Stage.WAIT].add(arrival.waited_s)
+        self.stages[Stage.DECODE].add(decoded_s - arrival.taken_s)
+        budget = self._config.budget
+        allowed_s = budget.step_ms / 1e3 * max(1.0, batch.row_count / budget.rows)
+        use = (self._clock.monotonic_s() - arrival.posted_s) / allowed_s
+        self.budget_use.add(use)
+        self._step(use, arrival)
 
     def _book(self, batch: StepBatch, readings: Readings) -> None:
+        rows = self.ledger.rows
+        rows.score(readings.rows_scored)
+        rows.drop(DropReason.NO_PLAN, readings.rows_without_plan)
+        rows.drop(DropReason.LADDER, readings.rows_shed)
+        left = batch.row_count - readings.rows_scored - readings.rows_without_plan - readings.rows_shed
+        rows.drop(DropReason.SCORE_NON_FINITE, left)
         self.ledger.step_batches.score(1)
-        self.ledger.rows.score(readings.rows_scored)
-        self.ledger.rows.drop(DropReason.NO_PLAN, readings.rows_without_plan)
-        self.ledger.rows.drop(
-            DropReason.SCORE_NON_FINITE, batch.row_count - readings.rows_scored - readings.rows_without_plan
-        )
+        self.projections_checked += sum(tap.checked_rows for tap in readings.taps)
+        self.projections_wrong += sum(tap.wrong_rows for tap in readings.taps)
 
     def reject(self, rejected: Rejected, batch_id: BatchId = NO_ID) -> Result:
         """Book a message that could not be decoded: it had no rows that could be counted."""
-        with self._lock:
-            self.ledger.step_batches.reject(rejected.reason, 1)
+        self.ledger.step_batches.reject(rejected.reason, 1)
         return Result(batch_id, False, rejected.reason, rejected.field)
 
     def abandon(self) -> Result:
         """Book a message whose decoding ran into a bug of ours: it had no rows that could be counted."""
-        with self._lock:
-            self.ledger.step_batches.drop(DropReason.INTERNAL, 1)
+        self.ledger.step_batches.drop(DropReason.INTERNAL, 1)
         return Result(NO_ID, False, DropReason.INTERNAL)
 
     def settle(self) -> None:
         """Account for batches whose replies are written, and end requests that went quiet."""
-        with self._lock:
-            self._settle()
-
-    def _settle(self) -> None:
-        while self._pending and self.judge is not None:
-            readings, batch = self._pending.popleft()
-            with self._timed(Stage.ACCOUNT):
-                self.judge.account(readings, batch)
+        self._settle_all()
         if self.judge is None:
             return
         now = self._clock.monotonic_s()
         if now - self._swept_s >= 1.0:
             self._swept_s = now
             self.judge.retire_idle()
+            if self.ladder.tick() is not None:
+                self._apply_rung()
         self.judge.sweep()
+
+    def _settle_all(self) -> None:
+        while self._pending and self.judge is not None:
+            readings, batch = self._pending.popleft()
+            self._accounted += 1
+            every = self.effects.account_every
+            if self._accounted % every == 0:
+                with self._timed(Stage.ACCOUNT):
+                    self.judge.account(readings, batch, every)
 
     @contextmanager
     def _timed(self, stage: Stage) -> Iterator[None]:
@@ -251,83 +296,58 @@ class Pipeline:
         yield
         self.stages[stage].add(self._clock.monotonic_s() - start)
 
+    # the ladder
+
+    def _step(self, use: float, arrival: Arrival) -> None:
+        if self.ladder.step(use, arrival.waited_s) is not None:
+            self._apply_rung()
+
+    def _apply_rung(self) -> None:
+        self.effects = shed(self.ladder.rung)
+        if self.plan is None or self.judge is None:
+            return
+        left = self.plan.taps if not self.effects.fewer_tap_points else fewer(tuple(self.plan.taps), self.plan.verdict_taps)
+        self._shed = Shed(self.effects.token_stride, frozenset(self.plan.taps) - frozenset(left))
+        self.judge.weight = round(1 / self.effects.sampling_factor)
+
     # engines
 
     def report(self, report: TrafficReport) -> None:
         """Raises Rejected for an engine that did not register."""
-        with self._lock:
-            if not self.coverage.knows(report.engine_id):
-                raise Rejected(RejectReason.UNKNOWN_ENGINE, "traffic.engine_id")
-            self.coverage.report(report)
+        if not self.coverage.knows(report.engine_id):
+            raise Rejected(RejectReason.UNKNOWN_ENGINE, "traffic.engine_id")
+        self.coverage.report(report)
 
     def finished(self, engine: EngineId, requests: tuple[RequestId, ...]) -> None:
-        with self._lock:
-            if self.judge is not None:
-                self.judge.finish(engine, requests)
+        if self.judge is not None:
+            self.judge.finish(engine, requests)
 
     def stream_opened(self, engine: EngineId) -> bool:
         """False if no such engine is registered: the stream is nobody's yet."""
-        with self._lock:
-            self.coverage.stream_opened(engine)
-            return self.coverage.knows(engine)
+        self.coverage.stream_opened(engine)
+        return self.coverage.knows(engine)
 
     def stream_closed(self, engine: EngineId, *, goodbye: bool) -> None:
-        with self._lock:
-            if goodbye:
-                self.coverage.goodbye(engine)
-            else:
-                self.coverage.stream_closed(engine)
+        if goodbye:
+            self.coverage.goodbye(engine)
+        else:
+            self.coverage.stream_closed(engine)
 
     def end_all(self) -> None:
         """The process ends: settle what is open and end every request. A batch that comes later is dropped."""
-        with self._lock:
-            self._ended_all = True
-            self._settle()
-            if self.judge is not None:
-                self.judge.end_all("shutdown")
+        self._ended_all = True
+        self._settle_all()
+        if self.judge is not None:
+            self.judge.end_all("shutdown")
 
-    # what others see
-
-    def snapshot(self, uptime_s: float) -> Snapshot:
-        """Copies of every count of the pipeline, consistent with one another; what others count is left at zero."""
-        with self._lock:
-            self._settle()
-            coverage, blind = self.coverage.snapshot()
-            judge = self.judge
-            return Snapshot(
-                uptime_s=uptime_s,
-                step_batches=self.ledger.step_batches.counts(),
-                rows=self.ledger.rows.counts(),
-                plan_generation=self.generation,
-                model=None if self.plan is None else self.plan.model,
-                signals=() if judge is None else judge.snapshot(),
-                coverage=coverage,
-                blind=blind,
-                unseen=dict(self.coverage.unseen),
-                artifacts=self._waiting() if self.plan is None else self.plan.artifacts,
-                stages={stage.value: tally.snapshot() for stage, tally in self.stages.items()},
-                budget_s=self._config.budget.step_ms / 1e3,
-                budget_use=self.budget_use.snapshot(),
-                engines=self.coverage.connected,
-                engines_refused=self.engines_refused,
-                taps=self.coverage.taps,
-                requests_tracked=0 if judge is None else len(judge.requests),
-                requests_evicted=0 if judge is None else judge.evicted,
-                dedup_evicted=self._recent.evicted,
-                traceparents_ignored=0 if judge is None else judge.requests.traceparents_ignored,
-            )
-
-    def _waiting(self) -> tuple[ArtifactSnapshot, ...]:
-        """Artifacts before any engine has registered: nothing is known yet about how they fit."""
-        return tuple(
-            ArtifactSnapshot(
-                one.manifest.name, one.manifest.version, one.manifest.evidence.value, "no engine registered yet"
-            )
-            for one in self._artifacts
-        )
+    @property
+    def dedup_evicted(self) -> int:
+        return self._recent.evicted
 
 
 def _why_nothing(readings: Readings) -> DropReason:
+    if readings.rows_shed:
+        return DropReason.LADDER
     if readings.rows_without_plan:
         return DropReason.NO_PLAN
     return DropReason.SCORE_NON_FINITE if readings.taps else DropReason.NO_ROWS

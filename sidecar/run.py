@@ -6,20 +6,33 @@ import logging
 import signal
 import threading
 
+from sidecar.config import Config
 from sidecar.log import Level, LibraryLog, Log
 from sidecar.service import Sidecar
 
 
-def run_until_signal(sidecar: Sidecar) -> int:
-    """0 after a drained stop. Raises what ``Sidecar.start`` raises. Must run on the main thread."""
-    asked = threading.Event()
+EX_SOFTWARE = 70
+
+
+def run_until_signal(config: Config) -> int:
+    """0 after a drained stop, 70 if the worker died: whoever supervises this process starts it again, counts and all.
+
+    Raises what ``Sidecar.start`` raises. Must run on the main thread.
+    """
+    asked, lost = threading.Event(), threading.Event()
+
+    def give_up() -> None:
+        lost.set()
+        asked.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.set())
+    sidecar = Sidecar(config, lost=give_up)
     own_stderr(sidecar.log)
     sidecar.start()
     asked.wait()
     sidecar.stop()
-    return 0
+    return EX_SOFTWARE if lost.is_set() else 0
 
 
 def own_stderr(log: Log) -> None:

@@ -1,117 +1,76 @@
-"""The composition root: everything is made here, started in order, stopped in reverse."""
+"""The composition root of the control process: everything is made here, started in order, stopped in reverse."""
 
 from __future__ import annotations
 
 import gc
-import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
-from probes.artifact import Artifact
-from probes.registry import FolderWatch, load_folder
 from protos.stethoscope.v1 import control_pb2
+from sidecar import published
+from sidecar.address import socket_path
 from sidecar.clock import Clock, SystemClock
 from sidecar.config import Config
-from sidecar.errors import ArtifactError, ArtifactReason, ConfigError
+from sidecar.errors import ConfigError
 from sidecar.export.http import MetricsServer
 from sidecar.export.metrics import MetricsCollector
 from sidecar.export.traces import TraceCounts, Tracing
 from sidecar.ingest import wire
-from sidecar.ingest.decode import Decoder
 from sidecar.ingest.server import IngestServer
+from sidecar.ledger import LedgerFile
 from sidecar.log import Level, Log
-from sidecar.pipeline import Pipeline
-from sidecar.snapshot import EndedRequest, ReloadOutcome, Snapshot
+from sidecar.plans import Plans
+from sidecar.reload import Reloader
+from sidecar.snapshot import EndedRequest, Snapshot, Transport
 from sidecar.version import VERSION
+from sidecar.worker.build import Parts
+from sidecar.worker.handle import WorkerHandle
 
 
-def load_artifacts(config: Config) -> tuple[Artifact, ...]:
-    """The configured folder's artifacts, none if no folder is configured. Raises ArtifactError."""
-    if config.artifacts.folder is None:
-        return ()
-    found = load_folder(config.artifacts.folder, limit=config.artifacts.max_artifacts)
-    columns: dict[str, int] = {}
-    for one in found:
-        where = one.manifest.tap_point
-        columns[where] = columns.get(where, 0) + one.directions.shape[1]
-        if columns[where] > config.artifacts.max_columns:
-            raise ArtifactError(
-                ArtifactReason.TOO_MANY, f"{where}: more than {config.artifacts.max_columns} directions"
-            )
-    return found
-
-
-class Reloader:
-    """Watches the artifact folder on a thread of its own: a sound change is put in force, an unsound one is counted."""
-
-    def __init__(self, config: Config, pipeline: Pipeline, log: Log) -> None:
-        self._config = config
-        self._pipeline = pipeline
-        self._log = log
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._watch: FolderWatch | None = None
-        self.counts = {
-            ReloadOutcome.OK.value: 0,
-            ReloadOutcome.REFUSED.value: 0,
-        }  # written by the thread, read by snapshots
-
-    def start(self) -> None:
-        """Load for the first time. Raises ArtifactError if an artifact is unsound: a sidecar does not start half blind."""
-        if self._config.artifacts.folder is None:
-            self._log.event(Level.WARNING, "no_artifacts", text="nothing is read: artifacts.folder is not set")
-            return
-        self._watch = FolderWatch(self._config.artifacts.folder)
-        self._pipeline.load(load_artifacts(self._config))
-        self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5.0)
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._config.artifacts.reload_s):
-            if self._watch is not None and self._watch.changed():
-                self._reload()
-
-    def _reload(self) -> None:
-        try:
-            self._pipeline.load(load_artifacts(self._config))
-        except ArtifactError as refused:
-            self.counts[ReloadOutcome.REFUSED.value] += 1
-            self._log.event(Level.ERROR, "reload_refused", reason=refused.reason.value, text=refused.text)
-        except Exception as bug:  # noqa: BLE001 - the watch must outlive any surprise; counted, and the old plan serves on
-            self.counts[ReloadOutcome.REFUSED.value] += 1
-            self._log.event(Level.ERROR, "reload_failed", type=type(bug).__name__)
-        else:
-            self.counts[ReloadOutcome.OK.value] += 1
-            self._log.event(Level.INFO, "reloaded", plan_generation=self._pipeline.generation)
+def ledger_path(config: Config) -> Path | None:
+    """Where the ledger is kept: in the configured folder, else beside the Unix socket; None is memory."""
+    socket = socket_path(config.listen.address)
+    if config.data.folder is not None:
+        return config.data.folder / "ledger"
+    return None if socket is None else Path(f"{socket}.ledger")
 
 
 class Sidecar:
-    """The whole service. ``start`` raises ConfigError or ArtifactError and leaves nothing running; ``stop`` twice is fine."""
+    """The whole service. ``start`` raises ConfigError or ArtifactError and leaves nothing running; ``stop`` twice is fine.
+
+    lost: called if the worker ends by itself; the sidecar is of no use then, and must be stopped.
+    parts: what the worker is made of, if it is a thread.
+    """
 
     def __init__(
-        self, config: Config, clock: Clock | None = None, write_log: Callable[[str], None] | None = None
+        self,
+        config: Config,
+        clock: Clock | None = None,
+        write_log: Callable[[str], None] | None = None,
+        *,
+        lost: Callable[[], None] = lambda: None,
+        parts: Parts | None = None,
     ) -> None:
         self._config = config
         self._clock = SystemClock() if clock is None else clock
         level = Level[config.log.level]
         self.log = Log(self._clock, level, config.log.lines_per_s, *([write_log] if write_log else []))
         self._tracing = Tracing(config.traces, version=VERSION, log=self.log) if config.traces.enabled else None
-        self.pipeline = Pipeline(config, self._clock, self._request_ended)
-        self._reloader = Reloader(config, self.pipeline, self.log)
-        self._ingest = IngestServer(
-            config.listen,
-            self.pipeline,
-            Decoder(config.limits, self._clock),
-            config.sampling.policy(),
-            self.status,
+        self._ledger = LedgerFile(ledger_path(config))
+        self.worker = WorkerHandle(
+            config,
             self._clock,
             self.log,
+            self._ledger,
+            ended=self._request_ended,
+            sampling=lambda factor: self.plans.sample(factor),
+            lost=lost,
+            parts=parts,
         )
+        self.plans = Plans(config, self.worker, lambda: self._ingest.changed())
+        self._reloader = Reloader(config, self.plans, self.log)
+        self._ingest = IngestServer(config, self.worker, self.plans, self.status, self.log)
         collector = MetricsCollector(self.snapshot, version=VERSION)
         self._metrics = MetricsServer(
             config.metrics.host,
@@ -137,6 +96,7 @@ class Sidecar:
     def start(self) -> None:
         try:
             self._start(self._ingest.bind, self._ingest.stop)
+            self._start(self.worker.start, self.worker.stop)
             self._start(self._reloader.start, self._reloader.stop)
             if self._tracing is not None:
                 self._start(self._tracing.start, self._tracing.stop)
@@ -156,6 +116,8 @@ class Sidecar:
             transport="unix" if unix else "tcp",
             port=None if unix else int(self.address.rpartition(":")[2]),
             metrics_port=self.metrics_port,
+            worker_pid=self.worker.pid,
+            ledger=self._ledger.where,
         )
 
     def _start(self, start: Callable[[], None], stop: Callable[[], None]) -> None:
@@ -176,7 +138,7 @@ class Sidecar:
 
     def _stop_ingest(self) -> None:
         self._ingest.stop()
-        self.pipeline.end_all()
+        self.worker.finish()
         batches = self.snapshot().step_batches
         self.log.event(
             Level.INFO,
@@ -194,12 +156,29 @@ class Sidecar:
             self._tracing.offer(ended)
 
     def snapshot(self) -> Snapshot:
+        told, arrays = self.worker.counts()
+        made = published.snapshot(told, arrays, self.plans.of(told["plan_generation"]), self.plans.waiting())
         traces = TraceCounts() if self._tracing is None else self._tracing.counts()
+        settings = self.plans.settings()
+        step_batches, rows = self._ledger.counts()
         return replace(
-            self.pipeline.snapshot(self._clock.monotonic_s() - self._started_s),
+            made,
+            step_batches=step_batches,
+            rows=rows,
+            uptime_s=self._clock.monotonic_s() - self._started_s,
+            budget_s=self._config.budget.step_ms / 1e3,
+            run=replace(
+                made.run,
+                mode=settings.mode.value,
+                request_fraction=settings.sampling.request_fraction,
+                streams=tuple((engine, Transport(name)) for engine, name in told["streams"]),
+                age_s=told["age_s"],
+                worker="thread" if self.worker.pid is None else "process",
+                ledger=self._ledger.where,
+            ),
             reloads=dict(self._reloader.counts),
-            log_lines_suppressed=self.log.suppressed,
-            spans_queue_dropped=traces.dropped,
+            log_lines_suppressed=self.log.suppressed + told["log_lines_suppressed"],
+            spans_queue_dropped=traces.dropped + told["ended_lost"],
             spans_exported=traces.exported,
             spans_failed=traces.failed,
             events_exported=traces.events_exported,

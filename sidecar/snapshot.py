@@ -44,13 +44,31 @@ class Exemplar:
 
 
 @dataclass(frozen=True, slots=True)
+class NativeBuckets:
+    """Base-2 exponential buckets: ``counts[i]`` observations in (2^((first+i-1)/2^schema), 2^((first+i)/2^schema)].
+
+    Observations of at most ``zero_threshold`` are in ``zero_count``. (Prometheus, native histograms.)
+    """
+
+    schema: int
+    zero_threshold: float
+    zero_count: int
+    first: int
+    counts: CountArray
+
+
+@dataclass(frozen=True, slots=True)
 class Histogram:
-    """A classic histogram: ``edges`` are upper bounds, ``counts`` (not cumulative) has one more entry for +Inf."""
+    """A classic histogram: ``edges`` are upper bounds, ``counts`` (not cumulative) has one more entry for +Inf.
+
+    ``native``: the same observations in exponential buckets, for scrapers that ask for them.
+    """
 
     edges: tuple[float, ...]
     counts: CountArray  # [len(edges) + 1]
     total: float  # sum of the observations
     exemplars: tuple[Exemplar | None, ...] = ()  # empty, or one place per count
+    native: NativeBuckets | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +91,7 @@ class SignalSnapshot:
     request_scores: Histogram  # calibrated, aggregated score of every ended request
     detections: int  # requests that crossed the threshold
     detection_exemplar: Exemplar | None = None
+    detections_estimated: float = 0.0  # the same, each counted for the requests that it stands for while sampling is lowered
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +115,56 @@ class ArtifactSnapshot:
     version: str
     evidence: str
     reason: str
+
+
+class Rung(StrEnum):
+    """How much of the work is done, from all of it to nothing. The only values of the label ``rung``."""
+
+    FULL = "full"
+    NO_SKETCHES = "no_sketches"
+    TOKEN_STRIDE = "token_stride"
+    FEWER_TAP_POINTS = "fewer_tap_points"
+    LOWER_SAMPLING = "lower_sampling"
+    OFF = "off"
+
+
+class Transport(StrEnum):
+    """How an engine's batches come. The only values of the label ``transport``."""
+
+    RING = "ring"
+    GRPC = "grpc"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelChoice:
+    """What multiplies a tap point's steps of ``rows`` rows and more, and how long it took in the calibration."""
+
+    tap_point: TapPoint
+    rows: int
+    kernel: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunSnapshot:
+    """How the sidecar runs now, and what that has cost."""
+
+    rung: Rung = Rung.FULL
+    rung_reason: str = ""
+    rung_for_s: float = 0.0
+    rung_changes: Mapping[str, int] = field(default_factory=dict)  # times a rung was entered, by Rung
+    mode: str = "raw"
+    request_fraction: float = 0.0  # asked of the taps
+    verdicts: Mapping[str, int] = field(default_factory=dict)  # requests judged for a caller that waits, by Action
+    verdicts_late: int = 0  # requests answered by the policy because nothing was read in time
+    queue_age: Histogram | None = None  # seconds between a batch being sent and its turn
+    kernels: tuple[KernelChoice, ...] = ()
+    streams: tuple[tuple[str, Transport], ...] = ()  # (engine id, how its batches come); ids never become labels
+    projections_checked: int = 0  # rows whose projection by a tap was computed again from the raw row
+    projections_wrong: int = 0  # of those, rows whose readings were not the tap's
+    age_s: float = 0.0  # how old these counts are: the worker was busy or frozen since
+    worker: str = "process"
+    ledger: str = "memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +191,7 @@ class Snapshot:
     requests_evicted: int
     dedup_evicted: int
     traceparents_ignored: int
+    run: RunSnapshot = field(default_factory=RunSnapshot)
     # Below: counted by others than the pipeline, and filled in by the service.
     reloads: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))  # by ReloadOutcome
     log_lines_suppressed: int = 0

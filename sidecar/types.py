@@ -86,6 +86,19 @@ class Evidence(StrEnum):
     STALE = "stale"
 
 
+class Action(StrEnum):
+    """What the sidecar advises to do with a request, the weakest first: of several the strongest holds.
+
+    Block is stronger than escalate: whoever has one signal block has said that it needs no second opinion, and a stronger
+    judge, asked because of another signal, could let the request through.
+    """
+
+    ALLOW = "allow"
+    FLAG = "flag"
+    ESCALATE = "escalate"
+    BLOCK = "block"
+
+
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
     """Which model, exactly. Digests are hex SHA-256; an empty string means "not known"."""
@@ -155,6 +168,15 @@ class ElementType(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class RowSample:
+    """The hidden states of some rows of a projected tensor: from them its readings are checked."""
+
+    rows: IndexArray  # [R], increasing, each below the batch's number of rows
+    dtype: ElementType
+    values: npt.NDArray[Any]  # [R, D], in ``dtype.storage``
+
+
+@dataclass(frozen=True, slots=True)
 class TapTensor:
     """All rows of a batch at one tap point.
 
@@ -166,6 +188,7 @@ class TapTensor:
     dtype: ElementType
     values: npt.NDArray[Any]
     projected: bool = False
+    sample: RowSample | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +203,7 @@ class StepBatch:
     segments: Segments
     tensors: tuple[TapTensor, ...]
     finished: tuple[RequestId, ...] = ()
+    verdict_within_s: float = 0.0  # somebody waits for so long for what is said of every request; 0: nobody
 
     @property
     def row_count(self) -> int:

@@ -47,6 +47,9 @@ def settings(home: Path, artifacts: Path, **flags: object) -> Config:
         "limits.segments": 8,
         "listen.max_message_bytes": 1 << 20,
         "listen.drain_s": 2.0,
+        "worker.process": False,  # a second a test; tests of the process itself ask for it
+        "worker.calibrate_ms": 5.0,
+        "ladder.enabled": False,  # a busy machine is none of what these tests are about
     }
     return load_config(env={}, flags={**base, **flags})
 

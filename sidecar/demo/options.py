@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.resources
+import json
 import math
 import os
 from collections.abc import Iterator
@@ -18,11 +20,27 @@ class DemoOptions:
     picture: Path | None = None
     port: int = 8000
     metrics_port: int = 9464
+    block: str | None = None
 
 
 def problems(options: DemoOptions) -> list[str]:
     """Everything that could not work, one line each: nobody waits minutes for the demo to fail at its end."""
-    return [*_numbers(options), *_files(options)]
+    return [*_numbers(options), *_files(options), *_signal(options)]
+
+
+def shipped_artifacts() -> Path:
+    """The probes for SmolLM2 that come with the package."""
+    return Path(str(importlib.resources.files("probes"))) / "zoo" / "smollm2-135m"
+
+
+def _signal(options: DemoOptions) -> Iterator[str]:
+    """A name that no probe has would block nothing, and say nothing."""
+    if options.block is None:
+        return
+    manifests = [json.loads(file.read_text()) for file in shipped_artifacts().glob("*/manifest.json")]
+    names = sorted(one["name"] for one in manifests if one["kind"] == "linear_probe")
+    if options.block not in names:
+        yield f"--block {options.block}: want one of {', '.join(names)}"
 
 
 def _numbers(options: DemoOptions) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import io
 import json
 import os
@@ -26,12 +25,13 @@ from rich.live import Live
 
 from probes.smollm2 import ModelNotInstalledError, prepared_model
 from protos.stethoscope.v1 import control_pb2
+from sidecar.address import GET_STATUS
 from sidecar.demo.collector import Collector
-from sidecar.demo.options import DemoOptions
+from sidecar.demo.options import DemoOptions, shipped_artifacts
 from sidecar.demo.process import Child, DemoError
 from sidecar.demo.stopping import Stopping
 from sidecar.demo.table import page
-from sidecar.demo.traffic import Traffic
+from sidecar.demo.traffic import Answered, Traffic
 
 _START_S = 180.0  # a cold disk and a busy machine: importing the server alone can take a minute
 _REFRESH_S = 0.5
@@ -123,6 +123,8 @@ class _Stage:
         command = [sys.executable, "-m", "sidecar.cli", "serve", "--traces", "--address", self._address]
         command += ["--metrics-port", str(self._options.metrics_port), "--artifacts", str(shipped_artifacts())]
         command += ["--set", "sampling.request_fraction=1.0"]
+        if self._options.block is not None:
+            command += ["--set", f"verdicts.signals.{self._options.block}=block"]
         env = {"OMP_NUM_THREADS": "1"}
         if "OTEL_EXPORTER_OTLP_ENDPOINT" not in os.environ:
             env["OTEL_EXPORTER_OTLP_ENDPOINT"] = self._collector.endpoint
@@ -131,13 +133,14 @@ class _Stage:
     def _start_server(self, home: Path) -> Child:
         command = [sys.executable, "-m", "sidecar.tap.transformers", "serve", str(self._model), "--continuous-batching"]
         command += ["--host", "127.0.0.1", "--port", str(self._options.port)]
+        command += ["--stop-on-block"] if self._options.block is not None else []
         command += ["--cb-block-size", "32", "--cb-num-blocks", "512", "--cb-max-batch-tokens", "512"]
         env = {"STETHOSCOPE_ADDRESS": self._address, "STETHOSCOPE_ENGINE_ID": "demo", "HF_HUB_OFFLINE": "1"}
         return Child("server", command, home / "server.log", {"OMP_NUM_THREADS": "1", **env})
 
     def _status(self) -> control_pb2.GetStatusResponse | None:
         try:
-            raw = self._channel.unary_unary("/stethoscope.v1.ControlService/GetStatus", None, None)(b"", timeout=2.0)
+            raw = self._channel.unary_unary(GET_STATUS, None, None)(b"", timeout=2.0)
         except grpc.RpcError:
             return None
         return control_pb2.GetStatusResponse.FromString(raw)
@@ -188,7 +191,7 @@ class _Stage:
         self._console.print(self._page())
         if self._options.picture is not None:
             self._draw(self._options.picture)
-        return summarise(status, traffic.requests)
+        return summarise(status, traffic)
 
     def _draw(self, picture: Path) -> None:
         canvas = Console(record=True, width=_WIDTH, file=io.StringIO(), force_terminal=True)
@@ -198,14 +201,15 @@ class _Stage:
         picture.write_text(drawn, encoding="utf-8")
 
 
-def summarise(status: control_pb2.GetStatusResponse, requests: int) -> dict[str, Any]:
-    """The demo's summary, all of it counted by the sidecar but the number of requests."""
+def summarise(status: control_pb2.GetStatusResponse, traffic: Answered) -> dict[str, Any]:
+    """The demo's summary, all of it counted by the sidecar but what its clients were answered."""
 
     def ledger(one: control_pb2.LedgerState) -> dict[str, int]:
         return {name: getattr(one, name) for name in ("received", "scored", "dropped", "rejected", "in_flight")}
 
     return {
-        "requests": requests,
+        "requests": traffic.requests,
+        "stopped": traffic.stopped,
         "tap": {name: getattr(status.taps, name) for name in ("sent", "ok", "refused", "unknown", "dropped")},
         "step_batches": ledger(status.step_batches),
         "rows": ledger(status.rows),
@@ -221,11 +225,6 @@ def summarise(status: control_pb2.GetStatusResponse, requests: int) -> dict[str,
         "coverage": {one.tap_point: {"expected": one.expected, "seen": one.seen} for one in status.coverage},
         "spans_exported": status.spans_exported,
     }
-
-
-def shipped_artifacts() -> Path:
-    """The probes for SmolLM2 that come with the package."""
-    return Path(str(importlib.resources.files("probes"))) / "zoo" / "smollm2-135m"
 
 
 def _own_command() -> list[str]:

@@ -63,9 +63,7 @@ def page(
     if now is not None:
         parts += [signals(now), coverage(now), ledger(now)]
     trace = f", the last in trace {spans.last_trace}" if spans.last_trace else ""
-    parts.append(
-        Text(
-            f"{traffic.requests} requests answered, {traffic.failed} failed; {spans.spans} spans received{trace}", "dim"
-        )
-    )
+    stopped = f", {traffic.stopped} of them stopped by a verdict" if traffic.stopped else ""
+    answered = f"{traffic.requests} requests answered{stopped}, {traffic.failed} failed"
+    parts.append(Text(f"{answered}; {spans.spans} spans received{trace}", "dim"))
     return Group(*parts)

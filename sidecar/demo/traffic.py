@@ -7,6 +7,7 @@ import secrets
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -14,15 +15,17 @@ from sidecar.demo.prompts import endless
 
 CLIENTS = 3
 _TIMEOUT_S = 120.0
+_STOPPED = "content_filter"  # what the tapped server says of a request that it stopped
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Requests that were answered in full, and those that failed."""
+    """Requests that were answered (some of them cut short by a verdict), and those that failed."""
 
     requests: int = 0
     failed: int = 0
     tokens: int = 0
+    stopped: int = 0
 
 
 class Traffic:
@@ -60,17 +63,19 @@ class Traffic:
                 with self._lock:
                     prompt = next(self._prompts)
                 try:
-                    tokens = _ask(client, self._model, prompt, streaming)
-                except (httpx.HTTPError, ValueError, KeyError):
+                    tokens, finish = _ask(client, self._model, prompt, streaming)
+                except (httpx.HTTPError, ValueError, LookupError):
                     self._book(failed=1)
                     self._stop.wait(1.0)
                 else:
-                    self._book(requests=1, tokens=tokens)
+                    self._book(requests=1, tokens=tokens, stopped=int(finish == _STOPPED))
 
-    def _book(self, requests: int = 0, failed: int = 0, tokens: int = 0) -> None:
+    def _book(self, requests: int = 0, failed: int = 0, tokens: int = 0, stopped: int = 0) -> None:
         with self._lock:
             now = self._counts
-            self._counts = Answered(now.requests + requests, now.failed + failed, now.tokens + tokens)
+            self._counts = Answered(
+                now.requests + requests, now.failed + failed, now.tokens + tokens, now.stopped + stopped
+            )
 
 
 def new_traceparent() -> str:
@@ -78,8 +83,8 @@ def new_traceparent() -> str:
     return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
 
 
-def _ask(client: httpx.Client, model: str, prompt: str, streaming: bool) -> int:
-    """One chat completion; returns the number of generated tokens (of chunks with text, when streaming)."""
+def _ask(client: httpx.Client, model: str, prompt: str, streaming: bool) -> tuple[int, str]:
+    """One chat completion; returns the number of generated tokens (of chunks with text, when streaming), and why it ended."""
     body = {
         "model": model,
         "messages": [{"role": "user", "content": prompt}],
@@ -91,18 +96,17 @@ def _ask(client: httpx.Client, model: str, prompt: str, streaming: bool) -> int:
     if streaming:
         with client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as reply:
             reply.raise_for_status()
-            return sum(1 for _ in _texts(reply))
+            choices = list(_choices(reply))
+        texts = sum(bool(choice.get("delta", {}).get("content")) for choice in choices)
+        return texts, str(choices[-1].get("finish_reason"))
     reply = client.post("/v1/chat/completions", json=body, headers=headers)
     reply.raise_for_status()
-    return int(reply.json()["usage"]["completion_tokens"])
+    answer = reply.json()
+    return int(answer["usage"]["completion_tokens"]), str(answer["choices"][0]["finish_reason"])
 
 
-def _texts(reply: httpx.Response) -> Iterator[str]:
+def _choices(reply: httpx.Response) -> Iterator[dict[str, Any]]:
     for line in reply.iter_lines():
         data = line.removeprefix("data:").strip()
-        if not line.startswith("data:") or data == "[DONE]":
-            continue
-        choices = json.loads(data).get("choices") or [{}]
-        text = choices[0].get("delta", {}).get("content")
-        if text:
-            yield text
+        if line.startswith("data:") and data != "[DONE]":
+            yield from json.loads(data).get("choices") or []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,18 @@ from sidecar.errors import DropReason, RejectReason
 from sidecar.export.http import HttpOutcome
 from sidecar.export.table import ANY_TAP_POINT, PREFIX, REFUSED
 from sidecar.ledger import LedgerCounts
-from sidecar.snapshot import CoverageSnapshot, Exemplar, Histogram, ReloadOutcome, SignalSnapshot, Snapshot, Stage
-from sidecar.types import Evidence, UnseenReason
+from sidecar.snapshot import (
+    CoverageSnapshot,
+    Exemplar,
+    Histogram,
+    ReloadOutcome,
+    Rung,
+    SignalSnapshot,
+    Snapshot,
+    Stage,
+    Transport,
+)
+from sidecar.types import Action, Evidence, UnseenReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +119,18 @@ def _tap_batches(s: Snapshot) -> Iterator[Point]:
     return _members(outcomes, outcomes)
 
 
+def _queue_age(s: Snapshot) -> Iterable[Point]:
+    return () if s.run.queue_age is None else _one(s.run.queue_age)
+
+
+def _streams(s: Snapshot) -> Iterator[Point]:
+    return _members(Counter(transport for _, transport in s.run.streams), Transport)
+
+
+def _kernels(s: Snapshot) -> Iterator[Point]:
+    return (Point((choice.tap_point.name, str(choice.rows), choice.kernel), 1) for choice in s.run.kernels)
+
+
 def _boolean(value: bool) -> str:
     return "true" if value else "false"
 
@@ -118,6 +141,7 @@ _UNPREFIXED: dict[str, Reader] = {
     "probe_score": _by_probe(lambda signal: signal.scores),
     "probe_request_score": _by_probe(lambda signal: signal.request_scores),
     "probe_detections_total": _detections,
+    "probe_detections_estimated_total": _by_probe(lambda signal: signal.detections_estimated),
     "probe_threshold": _by_probe(lambda signal: signal.threshold),
     "probe_target_false_positive_ratio": _by_probe(lambda signal: signal.target_fpr),
     "signal_info": _signal_info,
@@ -127,6 +151,17 @@ _UNPREFIXED: dict[str, Reader] = {
     "stage_duration_seconds": _stages,
     "step_budget_seconds": lambda s: _one(s.budget_s),
     "step_budget_use_ratio": lambda s: _one(s.budget_use),
+    "queue_age_seconds": _queue_age,
+    "rung": lambda s: _members({s.run.rung: 1}, Rung),
+    "rung_changes_total": lambda s: _members(s.run.rung_changes, Rung),
+    "verdicts_total": lambda s: _members(s.run.verdicts, Action),
+    "verdicts_late_total": lambda s: _one(s.run.verdicts_late),
+    "sampling_request_fraction": lambda s: _one(s.run.request_fraction),
+    "engine_streams": _streams,
+    "kernel_info": _kernels,
+    "projection_rows_checked_total": lambda s: _one(s.run.projections_checked),
+    "projection_rows_wrong_total": lambda s: _one(s.run.projections_wrong),
+    "counts_age_seconds": lambda s: _one(s.run.age_s),
     "tokens_expected_total": _by_tap_point(lambda entry: entry.expected),
     "tokens_seen_total": _by_tap_point(lambda entry: entry.seen),
     "tokens_unseen_total": lambda s: _members(s.unseen, UnseenReason),

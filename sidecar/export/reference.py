@@ -12,8 +12,11 @@ _INTRODUCTION = """\
 
 <!-- Made by `python -m sidecar.export.reference`; a test compares. Edit sidecar/export/table.py instead. -->
 
-Served at `/metrics` as Prometheus text, or as OpenMetrics if the scraper prefers it. OpenMetrics adds exemplars with
-`trace_id` and `span_id` to the buckets of the score histograms and to the detections.
+Served at `/metrics` in the format that the scraper's `Accept` header prefers: Prometheus text, OpenMetrics, or protobuf.
+The last two add exemplars with `trace_id` and `span_id` to the buckets of the score histograms and to the detections.
+Protobuf adds native histograms beside the classic buckets: the same observations in buckets 9 % wide (schema 3), which
+merge over sidecars by `sum(rate(...))`. `deploy/prometheus/prometheus.yml` says what each version of Prometheus needs
+to ask for them.
 
 Every scrape shows one moment, in which for step batches and for rows alike
 

@@ -7,8 +7,8 @@ from enum import StrEnum
 
 from sidecar.errors import DropReason, RejectReason
 from sidecar.export.http import HttpOutcome
-from sidecar.snapshot import ReloadOutcome, Stage
-from sidecar.types import Evidence, UnseenReason
+from sidecar.snapshot import ReloadOutcome, Rung, Stage, Transport
+from sidecar.types import Action, Evidence, UnseenReason
 
 PREFIX = "stethoscope_"
 ANY_TAP_POINT = "any"  # cannot be a tap point's name: those have the form blocks.<layer>.<site>
@@ -17,6 +17,7 @@ REFUSED = "refused"  # beside the members of Evidence: an artifact that is not r
 # Two histograms of 14 buckets for each of 256 probes are 8,700 lines; a page of 20,000 histograms took 4.6 s.
 PROBES = 256
 TAP_POINTS = 64
+KERNELS = 8  # sizes of a step for which a tap point may have a kernel of its own
 
 
 class Kind(StrEnum):
@@ -109,6 +110,11 @@ METRICS: tuple[Metric, ...] = (
     _histogram("probe_score", "Calibrated score of every token that the probe read.", _BY_PROBE),
     _histogram("probe_request_score", "Calibrated, aggregated score of every ended request.", _BY_PROBE),
     _counter("probe_detections", "Requests whose score crossed the probe's threshold.", _BY_PROBE),
+    _counter(
+        "probe_detections_estimated",
+        "Detections, each counted for the requests that it stands for while fewer are sampled.",
+        _BY_PROBE,
+    ),
     _gauge("probe_threshold", "Score above which the probe flags a request.", _BY_PROBE),
     _gauge(
         "probe_target_false_positive_ratio",
@@ -139,6 +145,31 @@ METRICS: tuple[Metric, ...] = (
     _histogram("stage_duration_seconds", "Time of one step in one stage.", _closed("stage", Stage), unit="seconds"),
     _gauge("step_budget_seconds", "Time allowed from last byte received to verdict written.", unit="seconds"),
     _histogram("step_budget_use_ratio", "Share of the budget that a step used; 1 is all of it.", unit="ratio"),
+    _histogram("queue_age_seconds", "Time between a batch being sent and its turn.", unit="seconds"),
+    _gauge("rung", "1 for the rung of the ladder in force: how much of the work is done.", _closed("rung", Rung)),
+    _counter("rung_changes", "Times that a rung was entered.", _closed("rung", Rung)),
+    _counter("verdicts", "Requests judged for a caller that waits, by what it was told.", _closed("action", Action)),
+    _counter("verdicts_late", "Verdicts given by the policy, because nothing was read in time."),
+    _gauge("sampling_request_fraction", "Share of the requests that the taps are asked to send."),
+    _gauge("engine_streams", "Open streams of engines, by how their batches come.", _closed("transport", Transport)),
+    Metric(
+        f"{PREFIX}kernel_info",
+        Kind.INFO,
+        "What multiplies a tap point's steps of so many rows and more, as its calibration chose.",
+        (
+            _TAP_POINT,
+            Label("rows", source="sizes that are calibrated"),
+            Label("kernel", source="kernels of this package"),
+        ),
+        KERNELS * TAP_POINTS,
+    ),
+    _counter("projection_rows_checked", "Rows projected by a tap that were computed again from the raw row."),
+    _counter("projection_rows_wrong", "Of those, rows whose readings were not the tap's."),
+    _gauge(
+        "counts_age_seconds",
+        "How old the counts on this page are: the worker was busy, or frozen, since.",
+        unit="seconds",
+    ),
     _counter("tokens_expected", "Tokens that the engine computed and that were to be captured.", _BY_TAP_POINT),
     _counter("tokens_seen", "Tokens whose rows arrived.", _BY_TAP_POINT),
     _counter("tokens_unseen", "Tokens without a row for a known reason.", _closed("reason", UnseenReason)),

@@ -12,8 +12,9 @@ from sidecar.ingest import decode, wire
 from sidecar.ingest.checks import parse
 from sidecar.ingest.refusal import Refusal, invalid
 from sidecar.log import Level, Log
-from sidecar.pipeline import EngineIdInUseError, OtherModelError, Pipeline, TooManyEnginesError
-from sidecar.types import EngineId, ModelIdentity, SamplingPolicy, TapLedgerCounts, TrafficReport
+from sidecar.pipeline import EngineIdInUseError, OtherModelError, TooManyEnginesError
+from sidecar.reading.plan import Plan
+from sidecar.types import EngineId, ModelIdentity, TapLedgerCounts, TrafficReport
 
 _REFUSALS = {
     EngineIdInUseError: (code_pb2.ALREADY_EXISTS, "an engine of this id has an open stream"),
@@ -27,40 +28,40 @@ class ControlService:
 
     def __init__(
         self,
-        pipeline: Pipeline,
-        sampling: SamplingPolicy,
+        register: Callable[[ModelIdentity, TrafficReport], Plan],
+        settings: Callable[[], wire.Settings],
         status: Callable[[], control_pb2.GetStatusResponse],
         log: Log,
     ) -> None:
-        self._pipeline = pipeline
-        self._sampling = sampling
+        self._register = register
+        self._settings = settings
         self._status = status
         self._log = log
 
-    def register(self, raw: bytes) -> bytes:
+    def register(self, raw: bytes, _: object = None) -> bytes:
         try:
             engine, model, report = _registration(raw)
         except Rejected as rejected:
             raise invalid(rejected) from None
         try:
-            plan = self._pipeline.register(model, report)
+            plan = self._register(model, report)
         except tuple(_REFUSALS) as refused:
             refusal = Refusal(*_REFUSALS[type(refused)])
             self._log.event(Level.WARNING, "engine_refused", why=refusal.text)
             raise refusal from None
         self._log.event(Level.INFO, "engine_registered", engine_id=engine, plan_generation=plan.generation)
         return control_pb2.RegisterResponse(
-            control=wire.control(plan, self._sampling), artifacts=[wire.artifact(state) for state in plan.artifacts]
+            control=wire.control(self._settings()), artifacts=[wire.artifact(state) for state in plan.artifacts]
         ).SerializeToString()
 
-    def fetch_plan(self, raw: bytes) -> bytes:
+    def fetch_plan(self, raw: bytes, _: object = None) -> bytes:
         try:
             request = parse(control_pb2.FetchPlanRequest, raw)
         except Rejected as rejected:
             raise invalid(rejected) from None
-        return wire.plan(self._pipeline.plan, request.known_generation).SerializeToString()
+        return wire.plan(self._settings().plan, request.known_generation).SerializeToString()
 
-    def get_status(self, raw: bytes) -> bytes:
+    def get_status(self, raw: bytes, _: object = None) -> bytes:
         del raw  # an empty message; unknown fields are ignored
         return self._status().SerializeToString()
 

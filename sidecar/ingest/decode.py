@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from protos.stethoscope.v1 import control_pb2, ingest_pb2
 from sidecar.clock import Clock
@@ -14,12 +15,14 @@ from sidecar.config import Limits
 from sidecar.errors import Rejected, RejectReason
 from sidecar.ingest.checks import BATCH_ID_CHARS, ENGINE_ID_CHARS, check_digest, check_fact, check_id, check_ids
 from sidecar.ingest.segments import decode_segments
+from sidecar.ring import ALIGN as SLOT_ALIGN
 from sidecar.types import (
     BatchId,
     ElementType,
     EngineId,
     ModelIdentity,
     RequestId,
+    RowSample,
     Site,
     StepBatch,
     TapLedgerCounts,
@@ -34,6 +37,7 @@ _UNSEEN = dict(enumerate(UnseenReason, 1))
 _TAP_COUNTS = ("sent", "ok", "refused", "unknown", "dropped")  # in the order of TapLedgerCounts
 BATCH_ID = "step_batch.batch_id"
 _MAX_LAYERS, _MAX_WIDTH = 10_000, 65_536
+_MAX_WAIT_US = 3_600_000_000
 _MAX_COUNT = 1 << 53  # what a metric, a double, holds exactly; a million tokens a second reach it in 285 years
 
 
@@ -42,16 +46,21 @@ class Decoder:
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
         self._limits = limits
-        self._clock = clock
+        self.clock = clock
         self._skew_ns = int(limits.clock_skew_s * 1e9)
 
-    def step_batch(self, wire: ingest_pb2.StepBatch) -> StepBatch:
-        """Raises Rejected with the field's path, relative to the request message. The batch id is looked at first."""
+    def step_batch(self, wire: ingest_pb2.StepBatch, slot: memoryview | None = None) -> StepBatch:
+        """Raises Rejected with the field's path, relative to the request message. The batch id is looked at first.
+
+        slot: the ring's slot that carried the message; without one, bytes that lie in a slot are refused.
+        """
         batch_id = check_id(wire.batch_id, BATCH_ID_CHARS, BATCH_ID)
         engine_id = check_id(wire.engine_id, ENGINE_ID_CHARS, "step_batch.engine_id")
-        if abs(wire.taken_ns - self._clock.unix_ns()) > self._skew_ns:
+        if abs(wire.taken_ns - self.clock.unix_ns()) > self._skew_ns:
             raise Rejected(RejectReason.BAD_TIMESTAMP, "step_batch.taken_ns")
         self._check_lengths(wire)
+        if wire.verdict_within_us > _MAX_WAIT_US:
+            raise Rejected(RejectReason.BAD_COUNT, "step_batch.verdict_within_us")
         segments = decode_segments(wire.segments, self._limits)
         return StepBatch(
             BatchId(batch_id),
@@ -60,8 +69,9 @@ class Decoder:
             wire.plan_generation,
             wire.step,
             segments,
-            _tensors(wire, segments.token_count),
+            _tensors(wire, segments.token_count, slot),
             _request_ids(wire.finished_request_ids, "step_batch.finished_request_ids"),
+            wire.verdict_within_us / 1e6,
         )
 
     def finished(self, wire: ingest_pb2.RequestsFinished) -> tuple[EngineId, tuple[RequestId, ...]]:
@@ -79,8 +89,8 @@ class Decoder:
             raise Rejected(RejectReason.TOO_MANY, "step_batch.finished_request_ids")
 
 
-def _tensors(wire: ingest_pb2.StepBatch, rows: int) -> tuple[TapTensor, ...]:
-    tensors = tuple(_tensor(one, f"step_batch.tensors[{i}]", rows) for i, one in enumerate(wire.tensors))
+def _tensors(wire: ingest_pb2.StepBatch, rows: int, slot: memoryview | None) -> tuple[TapTensor, ...]:
+    tensors = tuple(_tensor(one, f"step_batch.tensors[{i}]", rows, slot) for i, one in enumerate(wire.tensors))
     seen: set[TapPoint] = set()
     for i, tensor in enumerate(tensors):
         if tensor.tap_point in seen:
@@ -104,23 +114,65 @@ def tap_point(wire: ingest_pb2.TapPoint, path: str) -> TapPoint:
     return TapPoint(wire.layer, site)
 
 
-def _tensor(wire: ingest_pb2.TapTensor, path: str, rows: int) -> TapTensor:
+def _tensor(wire: ingest_pb2.TapTensor, path: str, rows: int, slot: memoryview | None) -> TapTensor:
     where = tap_point(wire.tap_point, f"{path}.tap_point")
-    dtype = _ELEMENTS.get(wire.dtype)
-    if dtype is None:
-        raise Rejected(RejectReason.BAD_DTYPE, f"{path}.dtype")
+    dtype = _element(wire.dtype, path)
     if wire.rows != rows:
         raise Rejected(RejectReason.BAD_SHAPE, f"{path}.rows")
-    if not 0 < wire.columns <= _MAX_WIDTH:
-        raise Rejected(RejectReason.BAD_SHAPE, f"{path}.columns")
     kind = wire.WhichOneof("payload")
-    if kind is None:
+    values = _matrix(wire, kind or "raw", (dtype, rows, wire.columns), path, slot)
+    projected = kind in ("projected", "projected_slot")
+    sample = None
+    if wire.HasField("sample"):
+        if not projected:
+            raise Rejected(RejectReason.BAD_SHAPE, f"{path}.sample")
+        sample = _sample(wire.sample, f"{path}.sample", rows, slot)
+    return TapTensor(where, dtype, values, projected, sample)
+
+
+def _sample(wire: ingest_pb2.RawSample, path: str, rows: int, slot: memoryview | None) -> RowSample:
+    """Some rows of a projected tensor as they were before the product."""
+    if not 0 < len(wire.rows) <= rows:
+        raise Rejected(RejectReason.BAD_SHAPE, f"{path}.rows")
+    chosen = np.array(list(wire.rows), dtype=np.intp)
+    if chosen[-1] >= rows or (chosen[1:] <= chosen[:-1]).any():
+        raise Rejected(RejectReason.BAD_SHAPE, f"{path}.rows")
+    dtype = _element(wire.dtype, path)
+    kind = wire.WhichOneof("payload")
+    return RowSample(chosen, dtype, _matrix(wire, kind or "raw", (dtype, len(chosen), wire.columns), path, slot))
+
+
+def _element(wire: int, path: str) -> ElementType:
+    dtype = _ELEMENTS.get(wire)
+    if dtype is None:
+        raise Rejected(RejectReason.BAD_DTYPE, f"{path}.dtype")
+    return dtype
+
+
+def _matrix(
+    wire: ingest_pb2.TapTensor | ingest_pb2.RawSample,
+    kind: str,
+    shape: tuple[ElementType, int, int],
+    path: str,
+    slot: memoryview | None,
+) -> npt.NDArray[Any]:
+    """The payload as a view [rows, columns] of the bytes where they lie: in the message, or in the slot."""
+    dtype, rows, columns = shape
+    if not 0 < columns <= _MAX_WIDTH:
+        raise Rejected(RejectReason.BAD_SHAPE, f"{path}.columns")
+    if not wire.HasField(kind):  # type: ignore[arg-type]  # mypy wants a literal
         raise Rejected(RejectReason.MISSING, f"{path}.raw")
-    data: bytes = wire.raw if kind == "raw" else wire.projected  # read once: every access copies the bytes
-    if len(data) != math.prod((wire.rows, wire.columns, dtype.storage.itemsize)):
+    payload = getattr(wire, kind)  # read once: every access copies the bytes
+    data = _in_slot(payload, f"{path}.{kind}", slot) if isinstance(payload, ingest_pb2.SlotSpan) else payload
+    if len(data) != math.prod((rows, columns, dtype.storage.itemsize)):
         raise Rejected(RejectReason.SIZE_MISMATCH, f"{path}.{kind}")
-    values = np.frombuffer(data, dtype=dtype.storage).reshape(rows, wire.columns)
-    return TapTensor(where, dtype, values, kind == "projected")
+    return np.frombuffer(data, dtype=dtype.storage).reshape(rows, columns)
+
+
+def _in_slot(span: ingest_pb2.SlotSpan, path: str, slot: memoryview | None) -> memoryview:
+    if slot is None or span.offset % SLOT_ALIGN or span.offset + span.size > len(slot):
+        raise Rejected(RejectReason.BAD_SHAPE, path)
+    return slot[span.offset : span.offset + span.size]
 
 
 def _unseen(wire: Sequence[ingest_pb2.Unseen], path: str) -> tuple[tuple[UnseenReason, int], ...]:

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import secrets
-import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import grpc
-from google.rpc import code_pb2
+from google.rpc import status_pb2
+from grpc_status import rpc_status
 
 from sidecar.ingest.refusal import Refusal
-from sidecar.log import Level, Log
+from sidecar.ingest.relay import EndCallError
 
 
 class Guard:
-    """Wraps handlers of bytes. A bug answers INTERNAL with a random id, and the id stands beside the text in the log."""
+    """Wraps handlers of bytes. A bug answers INTERNAL with a random id, and the id stands beside the text in the log.
 
-    def __init__(self, log: Log) -> None:
-        self._log = log
+    bug: logs an exception and makes the refusal that tells its id.
+    """
 
-    def unary(self, behaviour: Callable[[bytes], bytes]) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def __init__(self, bug: Callable[[Exception], Refusal]) -> None:
+        self._bug = bug
+
+    def unary(self, behaviour: Callable[[bytes, grpc.ServicerContext], bytes]) -> grpc.RpcMethodHandler[bytes, bytes]:
         def call(raw: bytes, context: grpc.ServicerContext) -> bytes:
             try:
-                return behaviour(raw)
-            except Refusal as stop:
-                refusal = stop
-            except Exception as bug:  # noqa: BLE001 - counted as dropped{internal} by the pipeline, logged, never echoed
-                refusal = self.internal(bug)
-            context.abort_with_status(refusal.status())
+                return behaviour(raw, context)
+            except Exception as stop:  # noqa: BLE001 - told by a status; a bug is logged, never echoed
+                status = self._status(stop)
+            context.abort_with_status(rpc_status.to_status(status))
             raise AssertionError("abort raises")
 
         return grpc.unary_unary_rpc_method_handler(call)
@@ -37,28 +36,15 @@ class Guard:
         def call(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             try:
                 yield from behaviour(messages)
-            except Refusal as stop:
-                refusal = stop
-            except grpc.RpcError:  # the client is gone: there is nobody to tell
-                return
-            except Exception as bug:  # noqa: BLE001 - as above
-                refusal = self.internal(bug)
+            except Exception as stop:  # noqa: BLE001 - as above
+                status = self._status(stop)
             else:
                 return
-            context.abort_with_status(refusal.status())
+            context.abort_with_status(rpc_status.to_status(status))
 
         return grpc.stream_stream_rpc_method_handler(call)
 
-    def internal(self, bug: Exception) -> Refusal:
-        """Log a bug under a random id; the answer tells the id and nothing else."""
-        error_id = secrets.token_hex(8)
-        *_, (frame, line) = traceback.walk_tb(bug.__traceback__)
-        self._log.event(
-            Level.ERROR,
-            "internal_error",
-            id=error_id,
-            type=type(bug).__name__,
-            text=str(bug)[:200],
-            at=f"{Path(frame.f_code.co_filename).stem}:{line}",
-        )
-        return Refusal(code_pb2.INTERNAL, f"internal error {error_id}")
+    def _status(self, stop: Exception) -> status_pb2.Status:
+        if isinstance(stop, EndCallError):
+            return stop.status
+        return stop.status() if isinstance(stop, Refusal) else self._bug(stop).status()

@@ -1,182 +1,153 @@
-"""IngestService: step batches in, outcomes and verdicts out."""
+"""IngestService: bytes in, outcomes and verdicts out. What they say is the worker's business."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from itertools import chain
+from queue import SimpleQueue
+from typing import Any
+
+import grpc
+from google.rpc import code_pb2
 
 from protos.stethoscope.v1 import ingest_pb2
-from sidecar.clock import Clock
-from sidecar.errors import DropReason, Rejected, RejectReason
-from sidecar.ingest import decode, wire
-from sidecar.ingest.checks import parse
-from sidecar.ingest.guard import Guard
-from sidecar.ingest.refusal import invalid
-from sidecar.log import Level, Log
-from sidecar.pipeline import NO_ID, Pipeline, Result
-from sidecar.types import BatchId, EngineId, SamplingPolicy, StepBatch, TrafficReport
+from sidecar.ingest import wire
+from sidecar.ingest.refusal import Refusal
+from sidecar.ingest.relay import Relay, Relays
+from sidecar.ingest.ring_server import RingServer
+from sidecar.ring import Kind
+
+_CHANGED, _DRAIN = "changed", "drain"
 
 
 class IngestService:
-    """Handlers of bytes. A bad batch is answered and its stream goes on; a bad message of another kind ends the stream."""
+    """Handlers of bytes. A stream's messages are read on a thread of their own, so that settings reach a silent stream too."""
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        decoder: decode.Decoder,
-        sampling: SamplingPolicy,
-        guard: Guard,
-        clock: Clock,
-        log: Log,
-        drained: Callable[[], bool],
-    ) -> None:
-        self._pipeline = pipeline
-        self._decoder = decoder
-        self._sampling = sampling
-        self._guard = guard
-        self._clock = clock
-        self._log = log
-        self._drained = drained
+    def __init__(self, relays: Relays, rings: RingServer, settings: Callable[[], wire.Settings]) -> None:
+        self._relays = relays
+        self._rings = rings
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._outboxes: set[SimpleQueue[Any]] = set()
+        self._draining = False
 
-    def observe(self, raw: bytes) -> bytes:
-        received_s = self._clock.monotonic_s()
-        self._pipeline.arrive()
-        try:
-            batch, report = self._observed(raw)
-        except Rejected as rejected:
-            raise invalid(self._tell(self._pipeline.reject(rejected))) from None
-        except Exception:
-            self._pipeline.abandon()
-            raise
-        try:
-            made = self._tell(self._pipeline.submit(batch, received_s, report))
-            if made.field:
-                raise invalid(made)
-            return ingest_pb2.ObserveResponse(result=wire.result(made)).SerializeToString()
-        finally:
-            self._settle()
+    def changed(self) -> None:
+        """The settings have changed: tell every stream."""
+        self._post(_CHANGED)
 
-    def _observed(self, raw: bytes) -> tuple[StepBatch, TrafficReport | None]:
-        request = parse(ingest_pb2.ObserveRequest, raw)
-        if not request.HasField("step_batch"):
-            raise Rejected(RejectReason.MISSING, "step_batch")
-        batch = self._decoder.step_batch(request.step_batch)
-        if not request.HasField("traffic"):
-            return batch, None
-        report = decode.traffic_report(request.traffic)
-        if report.engine_id != batch.engine_id:
-            raise Rejected(RejectReason.UNKNOWN_ENGINE, "traffic.engine_id")
-        return batch, report
+    def drain(self) -> None:
+        """End every stream after what it is just doing."""
+        self._draining = True
+        self._post(_DRAIN)
+
+    def _post(self, what: str) -> None:
+        with self._lock:
+            for outbox in self._outboxes:
+                outbox.put(what)
+
+    # one call, one batch
+
+    def observe(self, raw: bytes, context: grpc.ServicerContext) -> bytes:
+        """Raises Refusal or EndCallError. A batch whose sender has gone, or will not wait any more, is not taken."""
+        left_s = context.time_remaining()
+        if left_s is not None and left_s <= 0:
+            raise Refusal(code_pb2.DEADLINE_EXCEEDED, "the deadline had passed on arrival")
+        with self._relays.one() as relay:
+            reply = relay.ask(raw, Kind.OBSERVE, left_s)
+        if reply is None:
+            raise Refusal(code_pb2.DEADLINE_EXCEEDED, "no verdict in time")
+        return reply
+
+    # a stream
 
     def stream(self, messages: Iterator[bytes]) -> Iterator[bytes]:
-        session = _Session()
-        told = self._control()
-        yield ingest_pb2.StreamResponse(control=told).SerializeToString()
+        """Raises Refusal or EndCallError."""
+        ticket, told = self._rings.offer(), self._settings()
+        yield _control(told, ticket)
+        reader = _Reader(messages, self._relays)
         try:
-            for raw in messages:
-                made = self._message(raw, session)
-                if made is not None:
-                    yield ingest_pb2.StreamResponse(result=wire.result(made)).SerializeToString()
-                    self._settle()
-                if (now := self._control()) != told:
-                    told = now
-                    yield ingest_pb2.StreamResponse(control=told).SerializeToString()
-                if self._drained():
-                    return
+            with self._listed(reader.outbox):
+                reader.start()
+                while (item := reader.outbox.get()) is not None:
+                    if isinstance(item, bytes):
+                        yield item
+                    elif isinstance(item, Exception):
+                        raise item
+                    elif item == _DRAIN and not reader.end_soon():
+                        return
+                    elif item == _CHANGED and (now := self._settings()) != told:
+                        told = now
+                        yield _control(told)
         finally:
-            self._settle()
-            if session.engine is not None:
-                self._pipeline.stream_closed(session.engine, goodbye=session.goodbye)
+            self._rings.withdraw(ticket)
 
-    def _message(self, raw: bytes, session: _Session) -> Result | None:
-        """The result to answer, or None for a message that is not answered."""
-        received_s = self._clock.monotonic_s()
+    @contextmanager
+    def _listed(self, outbox: SimpleQueue[Any]) -> Iterator[None]:
+        """Among those that are told what concerns every stream."""
+        with self._lock:
+            self._outboxes.add(outbox)
+        if self._draining:
+            outbox.put(_DRAIN)
         try:
-            request = parse(ingest_pb2.StreamRequest, raw)
-        except Rejected as rejected:
-            self._pipeline.arrive()
-            return self._tell(self._pipeline.reject(rejected))
-        kind = request.WhichOneof("body")
-        if kind is None or kind == "step_batch":
-            return self._batch(request, session, received_s)
-        self._speak(request, kind, session)
-        return None
+            yield
+        finally:
+            with self._lock:
+                self._outboxes.discard(outbox)
 
-    def _batch(self, request: ingest_pb2.StreamRequest, session: _Session, received_s: float) -> Result:
-        self._pipeline.arrive()
-        named = BatchId(request.step_batch.batch_id)
+
+class _Reader:
+    """Takes a stream's messages to the worker, one after the other, and puts what comes back in an outbox; None at the end."""
+
+    def __init__(self, messages: Iterator[bytes], relays: Relays) -> None:
+        self.outbox: SimpleQueue[Any] = SimpleQueue()
+        self._messages = messages
+        self._relays = relays
+        self._lock = threading.Lock()
+        self._asking = False
+        self._ending = False
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="stream", daemon=True).start()
+
+    def end_soon(self) -> bool:
+        """Take no further message. Whether one is under way, whose reply must still be passed on."""
+        with self._lock:
+            self._ending = True
+            return self._asking
+
+    def _run(self) -> None:
         try:
-            batch = self._streamed(request, session)
-        except Rejected as rejected:
-            sound = rejected.field not in ("step_batch", decode.BATCH_ID)  # the first fields that are looked at
-            return self._tell(self._pipeline.reject(rejected, named if sound else NO_ID))
-        except Exception as bug:  # noqa: BLE001 - counted as dropped{internal}, logged; the stream goes on
-            self._guard.internal(bug)
-            return self._pipeline.abandon()
-        return self._submit(batch, received_s)
+            first = next(self._messages, None)  # a tap that has a ring says nothing here, and needs no relay
+            if first is not None:
+                with self._relays.one() as relay:
+                    self._relay(relay, first)
+        except grpc.RpcError:  # the client is gone: there is nobody to tell
+            pass
+        except Exception as end:  # noqa: BLE001 - the handler's thread raises it, where it becomes a status
+            self.outbox.put(end)
+        finally:
+            self.outbox.put(None)
 
-    def _streamed(self, request: ingest_pb2.StreamRequest, session: _Session) -> StepBatch:
-        if not request.HasField("step_batch"):
-            raise Rejected(RejectReason.MISSING, "step_batch")
-        batch = self._decoder.step_batch(request.step_batch)
-        if not self._joined(session, batch.engine_id):
-            raise Rejected(RejectReason.UNKNOWN_ENGINE, "step_batch.engine_id")
-        return batch
-
-    def _submit(self, batch: StepBatch, received_s: float) -> Result:
+    def _relay(self, relay: Relay, first: bytes) -> None:
         try:
-            return self._tell(self._pipeline.submit(batch, received_s))
-        except Exception as bug:  # noqa: BLE001 - booked by the pipeline as dropped{internal}; the stream goes on
-            self._guard.internal(bug)
-            return Result(batch.batch_id, False, DropReason.INTERNAL)
+            for raw in chain((first,), self._messages):
+                if not self._begin():
+                    return
+                reply = relay.ask(raw)
+                if reply:
+                    self.outbox.put(reply)
+                self._asking = False
+        finally:
+            if relay.usable:
+                relay.ask(b"", Kind.CLOSED)
 
-    def _tell(self, made: Result) -> Result:
-        """Log a refusal: whoever is called because batches are missing finds the field that is wrong here."""
-        if made.field and made.reason is not None:
-            self._log.event(Level.WARNING, "batch_rejected", reason=made.reason.value, field=made.field)
-        return made
-
-    def _settle(self) -> None:
-        try:
-            self._pipeline.settle()
-        except Exception as bug:  # noqa: BLE001 - logged; the batch has its outcome and its answer stands
-            self._guard.internal(bug)
-
-    def _speak(self, request: ingest_pb2.StreamRequest, kind: str, session: _Session) -> None:
-        """What is not a batch is not booked and not answered: if it is wrong, the stream ends, for its client must be mended."""
-        try:
-            if kind == "traffic":
-                report = decode.traffic_report(request.traffic)
-                self._own(session, report.engine_id, "traffic.engine_id")
-                self._pipeline.report(report)
-            elif kind == "finished":
-                engine, requests = self._decoder.finished(request.finished)
-                self._own(session, engine, "finished.engine_id")
-                self._pipeline.finished(engine, requests)
-            else:
-                engine = decode.engine_id(request.goodbye.engine_id, "goodbye.engine_id")
-                self._own(session, engine, "goodbye.engine_id")
-                session.goodbye = True
-        except Rejected as rejected:
-            raise invalid(rejected) from None
-
-    def _own(self, session: _Session, engine: EngineId, field: str) -> None:
-        if not self._joined(session, engine):
-            raise Rejected(RejectReason.UNKNOWN_ENGINE, field)
-
-    def _joined(self, session: _Session, engine: EngineId) -> bool:
-        """Whether the engine may speak here: a stream belongs to the registered engine that spoke first on it."""
-        if session.engine is None and self._pipeline.stream_opened(engine):
-            session.engine = engine
-        return session.engine is None or session.engine == engine
-
-    def _control(self) -> ingest_pb2.Control:
-        return wire.control(self._pipeline.plan, self._sampling)
+    def _begin(self) -> bool:
+        with self._lock:
+            self._asking = not self._ending
+            return self._asking
 
 
-@dataclass(slots=True)
-class _Session:
-    """Who speaks on one stream."""
-
-    engine: EngineId | None = None
-    goodbye: bool = False
+def _control(settings: wire.Settings, ticket: bytes = b"") -> bytes:
+    return ingest_pb2.StreamResponse(control=wire.control(settings, ticket)).SerializeToString()

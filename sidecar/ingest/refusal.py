@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
 from sidecar.errors import Rejected
 from sidecar.pipeline import Result
@@ -21,8 +19,8 @@ class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
     text: str
     field: str = ""
 
-    def status(self) -> Any:
-        """The status as gRPC sends it, with a google.rpc.BadRequest if there is a field to name."""
+    def status(self) -> status_pb2.Status:
+        """The status as it goes on the wire, with a google.rpc.BadRequest if there is a field to name."""
         made = status_pb2.Status(code=self.code, message=self.text)
         if self.field:
             bad = error_details_pb2.BadRequest(
@@ -31,7 +29,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
             packed = any_pb2.Any()
             packed.Pack(bad)
             made.details.append(packed)
-        return rpc_status.to_status(made)
+        return made
 
 
 def invalid(rejected: Rejected | Result) -> Refusal:

@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from protos.stethoscope.v1 import control_pb2
-from sidecar.clock import Clock
-from sidecar.config import Listen
+from sidecar.address import CONTROL, INGEST, ring_path, socket_path
+from sidecar.config import Config
 from sidecar.errors import ConfigError
+from sidecar.ingest.bugs import bug_teller
 from sidecar.ingest.control_service import ControlService
-from sidecar.ingest.decode import Decoder
 from sidecar.ingest.guard import Guard
 from sidecar.ingest.ingest_service import IngestService
+from sidecar.ingest.relay import Relays
+from sidecar.ingest.ring_server import RingServer
 from sidecar.ingest.socket import SocketClaim
+from sidecar.ingest.wire import Settings
 from sidecar.log import Log
-from sidecar.pipeline import Pipeline
-from sidecar.types import SamplingPolicy
+from sidecar.reading.plan import Plan
+from sidecar.snapshot import Transport
+from sidecar.types import ModelIdentity, TrafficReport
 
-INGEST, CONTROL = "stethoscope.v1.IngestService", "stethoscope.v1.ControlService"
 _SPARE_THREADS = 8  # for status, health and registration while every stream is taken
+
+
+class WorkerRings(Protocol):
+    """What the server needs of the worker: that it serves rings."""
+
+    def open(self, name: str, transport: Transport, descriptors: Sequence[int]) -> None: ...
+
+    def close_ring(self, name: str) -> None: ...
+
+
+class PlanSource(Protocol):
+    """What the server needs of the plans."""
+
+    def settings(self) -> Settings: ...
+
+    def register(self, model: ModelIdentity, report: TrafficReport) -> Plan: ...
 
 
 class IngestServer:
@@ -38,23 +57,26 @@ class IngestServer:
 
     def __init__(
         self,
-        config: Listen,
-        pipeline: Pipeline,
-        decoder: Decoder,
-        sampling: SamplingPolicy,
+        config: Config,
+        worker: WorkerRings,
+        plans: PlanSource,
         status: Callable[[], control_pb2.GetStatusResponse],
-        clock: Clock,
         log: Log,
     ) -> None:
-        self._config = config
-        self._guard = Guard(log)
-        self._ingest = IngestService(pipeline, decoder, sampling, self._guard, clock, log, lambda: self._draining)
-        self._control = ControlService(pipeline, sampling, status, log)
+        self._config = config.listen
+        self._guard = Guard(bug_teller(log))
+        self._rings = RingServer(config.ring, ring_path(config.listen.address), worker.open, worker.close_ring, log)
+        self._relays = Relays(worker.open, config.listen.max_message_bytes)
+        self._ingest = IngestService(self._relays, self._rings, plans.settings)
+        self._control = ControlService(plans.register, plans.settings, status, log)
         self._health = health.HealthServicer()
         self._server: grpc.Server | None = None
         self._claim: SocketClaim | None = None
-        self._draining = False
-        self.address = config.address
+        self.address = config.listen.address
+
+    def changed(self) -> None:
+        """The settings of the taps have changed."""
+        self._ingest.changed()
 
     # life
 
@@ -86,12 +108,13 @@ class IngestServer:
         """Serve. ``bind`` comes first."""
         if self._server is None:
             raise RuntimeError("bind() comes before start()")
+        self._rings.start()
         self._server.start()
         for service in ("", INGEST, CONTROL):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     def _bind(self, server: grpc.Server) -> None:
-        path = self._config.address.removeprefix("unix:") if self._config.address.startswith("unix:") else None
+        path = socket_path(self._config.address)
         if path is not None:
             self._claim = SocketClaim(Path(path))
             self._claim.take()
@@ -112,9 +135,12 @@ class IngestServer:
         """Take no new call, let open ones end within the drain time, give the address back. Twice is fine."""
         if self._server is None:
             return
-        self._draining = True
         self._health.enter_graceful_shutdown()
-        self._server.stop(self._config.drain_s).wait()
+        stopped = self._server.stop(self._config.drain_s)
+        self._ingest.drain()
+        stopped.wait()
+        self._rings.stop()
+        self._relays.close()
         self._server = None
         self._release()
 

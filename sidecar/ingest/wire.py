@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from protos.stethoscope.v1 import control_pb2, ingest_pb2
+from sidecar.config import Mode
 from sidecar.errors import DropReason
 from sidecar.ledger import LedgerCounts
 from sidecar.pipeline import Result
 from sidecar.reading.plan import Plan
 from sidecar.snapshot import ArtifactSnapshot, Snapshot
-from sidecar.types import ModelIdentity, SamplingPolicy, Site, TapPoint
+from sidecar.types import Action, ModelIdentity, SamplingPolicy, Site, TapPoint
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the taps are asked to do now."""
+
+    plan: Plan | None
+    sampling: SamplingPolicy
+    mode: Mode = Mode.RAW
+    sampled_steps: float = 0.0
+    at_deadline: Action = Action.ALLOW
+
 
 _SITES = dict(zip(Site, (ingest_pb2.SITE_RESID_POST, ingest_pb2.SITE_ATTN_HEADS, ingest_pb2.SITE_MLP_OUT), strict=True))
 
+_MODES = {Mode.RAW: ingest_pb2.CAPTURE_MODE_RAW, Mode.PROJECTED: ingest_pb2.CAPTURE_MODE_PROJECTED}
+_ACTIONS = {
+    Action.ALLOW: ingest_pb2.ACTION_ALLOW,
+    Action.FLAG: ingest_pb2.ACTION_FLAG,
+    Action.BLOCK: ingest_pb2.ACTION_BLOCK,
+    Action.ESCALATE: ingest_pb2.ACTION_ESCALATE,
+}
 _MAX_UINT64 = (1 << 64) - 1
 
 
@@ -19,16 +41,21 @@ def tap_point(where: TapPoint) -> ingest_pb2.TapPoint:
     return ingest_pb2.TapPoint(layer=where.layer, site=_SITES[where.site])
 
 
-def control(plan: Plan | None, sampling: SamplingPolicy) -> ingest_pb2.Control:
+def control(settings: Settings, ring_ticket: bytes = b"") -> ingest_pb2.Control:
+    sampling = settings.sampling
     return ingest_pb2.Control(
-        plan_generation=0 if plan is None else plan.generation,
+        plan_generation=0 if settings.plan is None else settings.plan.generation,
         sampling=ingest_pb2.SamplingPolicy(
             request_fraction=sampling.request_fraction,
             token_stride=sampling.token_stride,
             first_tokens=sampling.first_tokens,
             last_tokens=sampling.last_tokens,
         ),
-        tap_points=[] if plan is None else [tap_point(where) for where in plan.taps],
+        tap_points=[] if settings.plan is None else [tap_point(where) for where in settings.plan.taps],
+        mode=_MODES[settings.mode],
+        sampled_steps=settings.sampled_steps,
+        ring_ticket=ring_ticket,
+        at_deadline=_ACTIONS[settings.at_deadline],
     )
 
 
@@ -42,17 +69,29 @@ def result(made: Result) -> ingest_pb2.StepResult:
         reason="" if made.reason is None else made.reason.value,
         field=made.field,
         plan_generation=made.plan_generation,
+        late=made.late,
     )
     for verdict in made.verdicts:
         wire.verdicts.add(
             request_id=verdict.request_id,
-            action=ingest_pb2.ACTION_FLAG,
+            action=_ACTIONS[verdict.action],
             signals=[
                 ingest_pb2.SignalReading(name=one.name, score=one.score, threshold=one.threshold)
                 for one in verdict.signals
             ],
+            read=verdict.read,
+            skipped=verdict.skipped,
+            late=verdict.late,
         )
     return wire
+
+
+def without_signals(result: ingest_pb2.StepResult) -> ingest_pb2.StepResult:
+    """The result with nothing but the actions: what fits into any reply."""
+    for verdict in result.verdicts:
+        for field in ("signals", "read", "skipped", "late"):
+            verdict.ClearField(field)
+    return result
 
 
 def plan(current: Plan | None, known_generation: int) -> control_pb2.FetchPlanResponse:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import astuple, dataclass, replace
 from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 
 from probes.manifest import TokenSpan
 from sidecar.clock import Clock
 from sidecar.config import Limits
-from sidecar.judge.aggregate import Aggregates, DoubleArray, Grouped
+from sidecar.judge.aggregate import Aggregates
+from sidecar.judge.buckets import EXEMPLAR
+from sidecar.judge.kinds import CountArray, DoubleArray, Grouped
+from sidecar.judge.policy import Policy
 from sidecar.judge.requests import Key, RequestTable, Tracked
 from sidecar.judge.tally import SCORE_EDGES, TallyBank
 from sidecar.reading.plan import Plan
 from sidecar.reading.read import Readings
-from sidecar.snapshot import EndedRequest, Exemplar, SignalScore, SignalSnapshot
-from sidecar.types import BoolArray, EngineId, Evidence, Phase, RequestId, StepBatch, TraceParent
+from sidecar.snapshot import EndedRequest, Exemplar, SignalScore
+from sidecar.types import Action, BoolArray, EngineId, Evidence, Phase, RequestId, StepBatch, TraceParent
 
 _ENDED_AT_ONCE = 32
 _EXEMPLARS_EVERY_S = 1.0  # finer than any scrape; a step's cost must not grow with the number of traces
@@ -35,10 +37,17 @@ class FlaggedSignal:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A request with at least one flagged signal. A signal with stale evidence never flags."""
+    """What is said of one request. A signal with stale evidence never flags.
+
+    ``read``, ``skipped`` and ``late`` name every signal once if somebody waits for the verdict, and are empty otherwise.
+    """
 
     request_id: RequestId
-    signals: tuple[FlaggedSignal, ...]
+    action: Action
+    signals: tuple[FlaggedSignal, ...] = ()
+    read: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    late: tuple[str, ...] = ()
 
 
 def sigmoid(z: DoubleArray) -> DoubleArray:
@@ -49,14 +58,18 @@ def sigmoid(z: DoubleArray) -> DoubleArray:
 class Judge:
     """Running scores and their statistics for one plan. Owned by the pipeline's lock."""
 
-    def __init__(self, plan: Plan, limits: Limits, clock: Clock, ended: Callable[[EndedRequest], None]) -> None:
+    def __init__(
+        self, plan: Plan, policy: Policy, limits: Limits, clock: Clock, ended: Callable[[EndedRequest], None]
+    ) -> None:
         signals = plan.signals
         self._plan = plan
+        self._policy = policy
         self._limits = limits
         self._clock = clock
         self._ended = ended
         self.requests = RequestTable(limits.requests)
         self.evicted = 0
+        self.weight = 1  # how many requests a new one stands for, while the taps are asked for fewer than usual
         self._aggregates = Aggregates(signals, limits.requests)
         self._scale = np.array([signal.scale for signal in signals])
         self._offset = np.array([signal.offset for signal in signals])
@@ -64,10 +77,12 @@ class Judge:
         self._may_flag = np.array([signal.evidence is not Evidence.STALE for signal in signals], dtype=np.bool_)
         self._window = np.array([signal.window for signal in signals], dtype=np.int64)
         self._prompt_only = np.array([signal.span is TokenSpan.PROMPT for signal in signals], dtype=np.bool_)
-        self._token_scores = TallyBank(SCORE_EDGES, len(signals))
-        self._request_scores = TallyBank(SCORE_EDGES, len(signals))
-        self._detections = [0] * len(signals)
-        self._detection_exemplars: list[Exemplar | None] = [None] * len(signals)
+        self.token_scores = TallyBank(SCORE_EDGES, len(signals))
+        self.request_scores = TallyBank(SCORE_EDGES, len(signals))
+        self.detections = np.zeros(len(signals), dtype=np.int64)
+        self.detections_estimated = np.zeros(len(signals), dtype=np.int64)
+        self.detection_exemplars = np.zeros(len(signals), dtype=EXEMPLAR)
+        self._none_late = np.zeros(len(signals), dtype=np.bool_)
         self._shown_s = -_EXEMPLARS_EVERY_S
         self._over: dict[Key, str] = {}  # requests that are to be ended, and why
 
@@ -80,10 +95,11 @@ class Judge:
         then = {signal.name: i for i, signal in enumerate(before._plan.signals)}
         named = [(then[signal.name], i) for i, signal in enumerate(self._plan.signals) if signal.name in then]
         for old, new in named:
-            self._token_scores.take(new, before._token_scores, old)
-            self._request_scores.take(new, before._request_scores, old)
-            self._detections[new] = before._detections[old]
-            self._detection_exemplars[new] = before._detection_exemplars[old]
+            self.token_scores.take(new, before.token_scores, old)
+            self.request_scores.take(new, before.request_scores, old)
+            self.detections[new] = before.detections[old]
+            self.detections_estimated[new] = before.detections_estimated[old]
+            self.detection_exemplars[new] = before.detection_exemplars[old]
         same = {old: new for old, new in named if before._plan.signals[old].digest == self._plan.signals[new].digest}
         self._aggregates.move(before._aggregates, list(same.items()), self.requests.slots())
         self.requests.renumber(same)
@@ -91,16 +107,22 @@ class Judge:
     # the hot half: before the reply
 
     def judge(self, readings: Readings, batch: StepBatch) -> tuple[Verdict, ...]:
-        """Update every request of the step and say which are over a threshold."""
+        """Update every request of the step and say which are over a threshold, or all of them if somebody waits."""
         tracked = self._track(batch)
         slots = np.array([request.slot for request in tracked], dtype=np.intp)
         self._aggregates.update(Grouped(readings.values, readings.valid, batch.segments.starts, slots))
-        scores = sigmoid(self._aggregates.scores[slots] * self._scale + self._offset)  # [G, S]
-        counts = self._aggregates.counts[slots]
-        over = ~(scores <= self._threshold) & (counts > 0) & self._may_flag & self._ready(batch, counts)
-        return tuple(
-            self._verdict(tracked[group], over[group], scores[group]) for group in np.flatnonzero(over.any(axis=1))
-        )
+        scores = sigmoid(self._aggregates.scores_of(slots) * self._scale + self._offset)  # [G, S]
+        counts = self._aggregates.counts_of(slots)
+        ready = (counts > 0) & self._ready(batch, counts)
+        over = ~(scores <= self._threshold) & self._may_flag & ready
+        told: Iterable[int] = range(len(tracked)) if batch.verdict_within_s else np.flatnonzero(over.any(axis=1)).tolist()
+        verdicts = [self._verdict(tracked[group], over[group], scores[group]) for group in told]
+        if batch.verdict_within_s:
+            verdicts = [
+                replace(verdict, **self._policy.told(ready[group], self._none_late))
+                for group, verdict in enumerate(verdicts)
+            ]
+        return tuple(verdicts)
 
     def _track(self, batch: StepBatch) -> list[Tracked]:
         """The requests of the step, in the order of its segments; the least recently seen make room for new ones."""
@@ -114,7 +136,7 @@ class Judge:
             if request is None:
                 if table.full:
                     self._make_room()
-                request = table.add(key, segments, index, self._clock.unix_ns())
+                request = table.add(key, segments, index, self._clock.unix_ns(), self.weight)
             request.seen_s = now_s
             request.tokens_seen += rows
             tracked.append(request)
@@ -128,7 +150,7 @@ class Judge:
         self.evicted += oldest not in self._over
         self._end(oldest, self._over.pop(oldest, "evicted"))
 
-    def _ready(self, batch: StepBatch, counts: npt.NDArray[np.int64]) -> BoolArray:
+    def _ready(self, batch: StepBatch, counts: CountArray) -> BoolArray:
         """[G, S]: thresholds belong to whole requests, so no signal is judged on its first rows.
 
         A signal of the prompt waits until the prompt is complete, any other until it has as many readings as its window.
@@ -146,20 +168,24 @@ class Judge:
             if index not in request.flagged:
                 request.flagged.add(index)
                 if not request.canary:
-                    self._detections[index] += 1
-                    self._detection_exemplars[index] = self._exemplar(score, request.traceparent)
-        return Verdict(request.key[1], tuple(flagged))
+                    self.detections[index] += 1
+                    self.detections_estimated[index] += request.weight
+                    exemplar = self._exemplar(score, request.traceparent)
+                    if exemplar is not None:
+                        self.detection_exemplars[index] = astuple(exemplar)
+        action = self._policy.action(np.flatnonzero(over)) if flagged else Action.ALLOW
+        return Verdict(request.key[1], action, tuple(flagged))
 
     # the other half: after the reply
 
-    def account(self, readings: Readings, batch: StepBatch) -> None:
-        """Count the step's readings into the histograms. Canaries are not traffic and are left out."""
+    def account(self, readings: Readings, batch: StepBatch, steps: int = 1) -> None:
+        """Count the step's readings into the histograms; it stands for ``steps``. Canaries are not traffic and are left out."""
         segments, valid = batch.segments, readings.valid
         if any(segments.canaries):
             valid = valid & ~np.repeat(np.array(segments.canaries), segments.rows)[:, None]
         scores = sigmoid(readings.values * self._scale + self._offset)  # [T, S]
         rows, signals = np.nonzero(valid)
-        self._token_scores.add(signals, scores[rows, signals])
+        self.token_scores.add(signals, scores[rows, signals], (readings.weight * steps)[signals])
         if segments.traceparents and self._clock.monotonic_s() - self._shown_s >= _EXEMPLARS_EVERY_S:
             self._shown_s = self._clock.monotonic_s()
             self._show_highest(np.where(valid, scores, -1.0), batch)
@@ -173,7 +199,7 @@ class Judge:
             request = self.requests.find((batch.engine_id, batch.segments.request_ids[owner]))
             exemplar = None if request is None or score < 0 else self._exemplar(score, request.traceparent)
             if exemplar is not None:
-                self._token_scores.show(signal, exemplar)
+                self.token_scores.show(signal, exemplar)
 
     def _exemplar(self, value: float, parent: TraceParent | None) -> Exemplar | None:
         if parent is None:
@@ -209,12 +235,13 @@ class Judge:
             self._finish(request, why)
 
     def _finish(self, request: Tracked, why: str) -> None:
-        counts = self._aggregates.counts[request.slot].copy()
-        scores = sigmoid(self._aggregates.scores[request.slot] * self._scale + self._offset)
+        slot = np.array([request.slot], dtype=np.intp)
+        counts = self._aggregates.counts_of(slot)[0]
+        scores = sigmoid(self._aggregates.scores_of(slot)[0] * self._scale + self._offset)
         self._aggregates.reset(request.slot)
         read = np.flatnonzero(counts)
         if not request.canary:
-            self._request_scores.add(read, scores[read])
+            self.request_scores.add(read, scores[read], request.weight)
         final = []
         for index in read.tolist():
             signal, score = self._plan.signals[index], float(scores[index])
@@ -226,7 +253,7 @@ class Judge:
             )
             exemplar = self._exemplar(score, request.traceparent)
             if exemplar is not None and not request.canary:
-                self._request_scores.show(index, exemplar)
+                self.request_scores.show(index, exemplar)
         self._ended(
             EndedRequest(
                 request.key[1],
@@ -241,29 +268,4 @@ class Judge:
                 request.route,
                 request.canary,
             )
-        )
-
-    def snapshot(self) -> tuple[SignalSnapshot, ...]:
-        return tuple(self._signal(index) for index in range(len(self._plan.signals)))
-
-    def _signal(self, index: int) -> SignalSnapshot:
-        signal = self._plan.signals[index]
-        scores, requests = self._token_scores.snapshot(index), self._request_scores.snapshot(index)
-        return SignalSnapshot(
-            signal.name,
-            signal.version,
-            signal.digest,
-            signal.tap_point,
-            signal.aggregation.value,
-            signal.evidence,
-            signal.stale_reason,
-            signal.threshold,
-            signal.target_fpr,
-            signal.certified,
-            int(scores.counts.sum()),
-            scores,
-            int(requests.counts.sum()),
-            requests,
-            self._detections[index],
-            self._detection_exemplars[index],
         )

@@ -21,6 +21,7 @@ class Tracked:
     traceparent: TraceParent | None
     route: str
     canary: bool
+    weight: int = 1  # how many requests it stands for
     seen_s: float = 0.0
     tokens_seen: int = 0
     tokens_unseen: int = 0
@@ -57,7 +58,7 @@ class RequestTable:
             self._requests.move_to_end(key)
         return found
 
-    def add(self, key: Key, segments: Segments, index: int, now_ns: int) -> Tracked:
+    def add(self, key: Key, segments: Segments, index: int, now_ns: int, weight: int = 1) -> Tracked:
         """Track a request from its first segment on, which tells who it is. There must be room."""
         made = Tracked(
             key,
@@ -66,6 +67,7 @@ class RequestTable:
             self._parent(segments, index),
             segments.routes[index] if segments.routes else "",
             bool(segments.canaries) and segments.canaries[index],
+            weight,
         )
         self._requests[key] = made
         return made

@@ -1,77 +1,84 @@
-"""Histograms that cost nanoseconds an observation: bins are counted in numpy, rendered by whoever scrapes."""
+"""Histograms that cost nanoseconds an observation: bins are counted in numpy, shown by whoever scrapes."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from sidecar.snapshot import Exemplar, Histogram
+from sidecar.judge.buckets import EXEMPLAR, Edges, TallyArrays
+from sidecar.snapshot import CountArray, Exemplar, Histogram
 
-SCORE_EDGES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-SECONDS_EDGES = tuple(m * 10.0**e for e in range(-6, 0) for m in (1.0, 2.5, 5.0))
-SHARE_EDGES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 5.0, 10.0)
+SCORE_EDGES = Edges((0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99), smallest=-10, largest=0)
+SECONDS_EDGES = Edges(tuple(m * 10.0**e for e in range(-6, 0) for m in (1.0, 2.5, 5.0)), smallest=-20, largest=6)
+SHARE_EDGES = Edges(
+    (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 5.0, 10.0), smallest=-10, largest=6
+)
 
 
 class TallyBank:
     """``size`` histograms with the same edges, counted together. A value on an edge belongs to the bucket below it.
 
-    >>> bank = TallyBank((1.0, 2.0), 2); bank.add(np.array([0, 1]), np.array([1.0, 5.0])); bank.snapshot(1).counts.tolist()
-    [0, 0, 1]
+    >>> bank = TallyBank(SCORE_EDGES, 2); bank.add(np.array([0, 1, 1]), np.array([0.3, 0.995, 0.2]), weight=2)
+    >>> bank.snapshot(1).counts.tolist(), bank.snapshot(1).total
+    ([0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2], 2.39)
     """
 
-    def __init__(self, edges: Sequence[float], size: int) -> None:
-        if any(low >= high for low, high in pairwise(edges)):
-            raise ValueError("edges must increase")
-        self._edges = tuple(edges)
-        self._array = np.array(edges, dtype=np.float64)
-        self._counts = np.zeros((size, len(edges) + 1), dtype=np.int64)
+    def __init__(self, edges: Edges, size: int) -> None:
+        self._edges = edges
+        self._width = edges.width
+        self._grid = edges.grid
+        self._counts = np.zeros((size, edges.width), dtype=np.int64)
         self._totals = np.zeros(size, dtype=np.float64)
-        self._exemplars: dict[tuple[int, int], Exemplar] = {}  # at most one per bucket
+        self._exemplars = np.zeros((size, len(edges.classic) + 1), dtype=EXEMPLAR)
 
-    def add(self, which: npt.NDArray[np.intp], values: npt.NDArray[np.floating]) -> None:
-        """Which [n]: the histogram of each value; values [n], finite."""
-        size, width = self._counts.shape
-        bins = np.searchsorted(self._array, values, side="left")
-        self._counts += np.bincount(which * width + bins, minlength=size * width).reshape(size, width)
-        self._totals += np.bincount(which, weights=values, minlength=size)
+    def add(self, which: npt.NDArray[np.intp], values: npt.NDArray[np.floating], weight: int | CountArray = 1) -> None:
+        """Which [n]: the histogram of each value; values [n], finite; each stands for ``weight`` observations like it."""
+        doubles = np.ascontiguousarray(values, dtype=np.float64)
+        np.add.at(self._counts.reshape(-1), which * self._width + self._grid.find(doubles), weight)
+        np.add.at(self._totals, which, doubles * weight)
 
     def show(self, which: int, exemplar: Exemplar) -> None:
-        """Keep the newest exemplar of its bucket. The observation itself is added apart."""
-        self._exemplars[which, int(np.searchsorted(self._array, exemplar.value, side="left"))] = exemplar
+        """Keep the newest exemplar of its classic bucket. The observation itself is added apart."""
+        place = bisect_left(self._edges.classic, exemplar.value)
+        self._exemplars[which, place] = (exemplar.value, exemplar.trace_id, exemplar.span_id, exemplar.at_s)
 
     def take(self, which: int, other: TallyBank, there: int) -> None:
-        """Go on counting where another bank stopped."""
-        self._counts[which] = other._counts[there]
-        self._totals[which] = other._totals[there]
-        for (row, place), exemplar in other._exemplars.items():
-            if row == there:
-                self._exemplars[which, place] = exemplar
+        """Go on counting where another bank with the same edges stopped."""
+        for mine, theirs in zip(self.arrays(), other.arrays(), strict=True):
+            mine[which] = theirs[there]
+
+    def arrays(self) -> TallyArrays:
+        """Return the live arrays, contiguous: copy them before the next ``add``; ``Edges.histograms`` shows the copies."""
+        return TallyArrays(self._counts, self._totals, self._exemplars)
 
     def snapshot(self, which: int) -> Histogram:
-        places = range(self._counts.shape[1])
-        return Histogram(
-            self._edges,
-            self._counts[which].copy(),
-            float(self._totals[which]),
-            tuple(self._exemplars.get((which, place)) for place in places),
-        )
+        row = slice(which, which + 1)
+        return next(self._edges.histograms(TallyArrays(self._counts[row], self._totals[row], self._exemplars[row])))
 
 
 class Tally:
-    """One histogram of scalars, such as a stage's duration."""
+    """One histogram of scalars, such as a stage's duration: a list is quicker than an array for one value at a time.
 
-    def __init__(self, edges: Sequence[float]) -> None:
-        self._edges = tuple(edges)
-        self._counts = [0] * (len(edges) + 1)
+    >>> tally = Tally(SECONDS_EDGES); tally.add(0.003, weight=2); tally.snapshot().total
+    0.006
+    """
+
+    def __init__(self, edges: Edges) -> None:
+        self._edges = edges
+        self._bounds: list[float] = edges.fine.tolist()
+        self._counts = [0] * edges.width
         self._total = 0.0
 
-    def add(self, value: float) -> None:
-        self._counts[bisect_left(self._edges, value)] += 1
-        self._total += value
+    def add(self, value: float, weight: int = 1) -> None:
+        self._counts[bisect_left(self._bounds, value)] += weight
+        self._total += value * weight
+
+    def arrays(self) -> TallyArrays:
+        """Return what a bank of one histogram would; they are copies already."""
+        none = np.zeros((1, len(self._edges.classic) + 1), dtype=EXEMPLAR)
+        return TallyArrays(np.array([self._counts], dtype=np.int64), np.array([self._total]), none)
 
     def snapshot(self) -> Histogram:
-        return Histogram(self._edges, np.array(self._counts, dtype=np.int64), self._total)
+        return next(self._edges.histograms(self.arrays()))

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from probes.manifest import TokenSpan
-from sidecar.errors import Dropped, DropReason, Rejected, RejectReason
-from sidecar.reading.kernels import project, to_float32
-from sidecar.reading.plan import Plan, TapPlan
-from sidecar.types import BoolArray, FloatArray, Phase, PositionArray, StepBatch, TapPoint, TapTensor
+from sidecar.errors import Rejected, RejectReason
+from sidecar.reading.block import Block, check_finite, multiply, projected
+from sidecar.reading.gates import open_gates
+from sidecar.reading.kernels import Kernels
+from sidecar.reading.plan import Control, Plan, TapPlan
+from sidecar.reading.samples import check_sample
+from sidecar.reading.shed import FULL, Shed
+from sidecar.types import BoolArray, FloatArray, PositionArray, StepBatch, TapPoint, TapTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,9 @@ class TapRead:
     non_finite_rows: int
     control_rows: int
     control_in_range: int
+    shed_rows: int = 0  # arrived, and were not read
+    checked_rows: int = 0  # multiplied by the tap, and here again
+    wrong_rows: int = 0  # of those, with other readings than the tap's
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,110 +36,128 @@ class Readings:
     """All signals' readings of one step, in the order of Plan.signals."""
 
     plan: Plan
+    generation: (
+        int  # of the plan that the rows were multiplied by: an earlier one if a tap did it before it had this one
+    )
     values: FloatArray  # [T, S]; 0 where not valid
     valid: BoolArray  # [T, S]: read, finite, within the signal's token span
+    weight: npt.NDArray[np.int64]  # [S], how many tokens each reading stands for
     taps: tuple[TapRead, ...]
     rows_without_plan: int
 
     @property
     def rows_scored(self) -> int:
-        return sum(tap.rows - tap.non_finite_rows for tap in self.taps)
+        return sum(tap.rows - tap.non_finite_rows - tap.shed_rows for tap in self.taps)
+
+    @property
+    def rows_shed(self) -> int:
+        """Rows not read for want of time."""
+        return sum(tap.shed_rows for tap in self.taps)
 
 
-def read(plan: Plan, batch: StepBatch) -> Readings:
-    """Read every tensor of the batch.
+def read(plan: Plan, batch: StepBatch, kernels: Kernels, shed: Shed = FULL) -> Readings:
+    """Read every tensor of the batch, but for what is shed. ``kernels`` is bound to the plan.
 
-    Raises Rejected for what is the sender's fault (width, values, a tap point or plan that does not exist), Dropped if a
-    projected payload was multiplied by a plan that is no longer in force.
+    A row is read by one generation: by the plan in force, or, if its tap multiplied, by the tap's. Raises Rejected for what is
+    the sender's fault (width, values, a tap point or plan that does not exist).
     """
     if batch.plan_generation > plan.generation:
         raise Rejected(RejectReason.UNKNOWN_GENERATION, "step_batch.plan_generation")
-    tokens = batch.segments.token_count
-    values = np.zeros((tokens, len(plan.signals)), dtype=np.float32)
-    valid = np.zeros((tokens, len(plan.signals)), dtype=np.bool_)
-    positions = batch.segments.positions
-    gates = _gates(batch, plan)
-    taps: list[TapRead] = []
-    without_plan = 0
-    for i, tensor in enumerate(batch.tensors):
-        path = f"step_batch.tensors[{i}]"
-        if tensor.tap_point.layer >= plan.model.layers:
+    step = _Step(plan, batch, kernels, shed)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for i, tensor in enumerate(batch.tensors):
+            step.read(tensor, f"step_batch.tensors[{i}]")
+    return step.readings()
+
+
+class _Step:
+    """The readings of one step in the making."""
+
+    def __init__(self, plan: Plan, batch: StepBatch, kernels: Kernels, shed: Shed) -> None:
+        self._plan = plan
+        self._batch = batch
+        self._kernels = kernels
+        self._shed = shed
+        self._positions = batch.segments.positions
+        self._kept = shed.keeps(self._positions)
+        self._gates = open_gates(plan, batch.segments)
+        shape = (batch.segments.token_count, len(plan.signals))
+        self._values = np.zeros(shape, dtype=np.float32)
+        self._valid = np.zeros(shape, dtype=np.bool_)
+        self._taps: list[TapRead] = []
+        self._without_plan = 0
+
+    def readings(self) -> Readings:
+        by_tap = any(tensor.projected for tensor in self._batch.tensors)
+        return Readings(
+            self._plan,
+            self._batch.plan_generation if by_tap else self._plan.generation,
+            self._values,
+            self._valid,
+            self._shed.weights(self._plan),
+            tuple(self._taps),
+            self._without_plan,
+        )
+
+    def read(self, tensor: TapTensor, path: str) -> None:
+        if tensor.tap_point.layer >= self._plan.model.layers:
             raise Rejected(RejectReason.UNKNOWN_TAP_POINT, f"{path}.tap_point.layer")
-        tap_plan = plan.taps.get(tensor.tap_point)
-        if tap_plan is None:
-            _check_finite(_readable(tensor, plan, path), tensor, path)  # a NaN is the sender's fault, read or not
-            without_plan += tokens
-            continue
-        readings, finite = _readings(tensor, tap_plan, plan, batch.plan_generation, path)
-        mask = finite[:, None] & gates[:, plan.gate_of[tap_plan.signals]]  # [T, N]
-        valid[:, tap_plan.signals] = mask
-        values[:, tap_plan.signals] = np.where(mask, readings[:, tap_plan.signal_columns], np.float32(0))
-        taps.append(_tap_read(tap_plan, readings, finite, positions))
-    return Readings(plan, values, valid, tuple(taps), without_plan)
+        if not tensor.projected and tensor.values.shape[1] != self._plan.model.width:
+            raise Rejected(RejectReason.BAD_SHAPE, f"{path}.columns")
+        rows, tap_plan = len(tensor.values), self._plan.taps.get(tensor.tap_point)
+        if tap_plan is None:  # a NaN is the sender's fault, read or not
+            check_finite(tensor.values, tensor.dtype, f"{path}.{'projected' if tensor.projected else 'raw'}")
+            self._without_plan += rows
+            return
+        thinned = self._shed.thins(self._plan, tap_plan)
+        if thinned and tensor.tap_point in self._shed.tap_points:
+            self._taps.append(TapRead(tensor.tap_point, rows, 0, 0, 0, shed_rows=rows))
+            return
+        kept = self._kept if thinned else None
+        block = self._block(tensor, tap_plan, kept, path)
+        if block is None:
+            self._without_plan += rows
+            return
+        self._put(block, tap_plan, kept)
+        checked, wrong = 0, 0
+        if tensor.sample is not None and self._batch.plan_generation == self._plan.generation:
+            checked, wrong = check_sample(self._kernels, self._plan, tap_plan, tensor, tensor.sample, path)
+        self._taps.append(self._told(block, tap_plan, kept, checked, wrong))
+
+    def _block(self, tensor: TapTensor, tap_plan: TapPlan, kept: BoolArray | None, path: str) -> Block | None:
+        """The readings of the kept rows; None if a tap made them by a plan of which nothing is left."""
+        if not tensor.projected:
+            values = tensor.values if kept is None else tensor.values[kept]
+            return multiply(self._kernels, tap_plan, values, tensor.dtype, f"{path}.raw")
+        block = projected(self._plan, tap_plan, tensor, self._batch.plan_generation, path)
+        return None if block is None else block.of(kept)
+
+    def _put(self, block: Block, tap_plan: TapPlan, kept: BoolArray | None) -> None:
+        """Put the signals' readings in their place."""
+        signals = tap_plan.signals
+        readings = block.readings[:, : signals.stop - signals.start]  # [R, N]
+        mask = block.usable(readings.shape[1])
+        if self._gates is not None:
+            gates = self._gates[:, signals] if kept is None else self._gates[kept, signals]
+            mask = gates if mask is None else mask & gates
+        rows = slice(None) if kept is None else kept
+        self._values[rows, signals] = readings if mask is None else np.where(mask, readings, np.float32(0))
+        self._valid[rows, signals] = True if mask is None else mask
+
+    def _told(self, block: Block, tap_plan: TapPlan, kept: BoolArray | None, checked: int, wrong: int) -> TapRead:
+        rows, read_rows = len(self._positions), len(block.readings)
+        non_finite = 0 if block.finite is None else read_rows - int(np.count_nonzero(block.finite))
+        control_rows = in_range = 0
+        if tap_plan.control is not None and (block.there is None or block.there[tap_plan.control.column]):
+            positions = self._positions if kept is None else self._positions[kept]
+            control_rows, in_range = _control(tap_plan.control, block, positions)
+        return TapRead(tap_plan.tap_point, rows, non_finite, control_rows, in_range, rows - read_rows, checked, wrong)
 
 
-def _readable(tensor: TapTensor, plan: Plan, path: str) -> FloatArray:
-    """The tensor's rows in float32. Raises Rejected for a wrong width."""
-    if not tensor.projected and tensor.values.shape[1] != plan.model.width:
-        raise Rejected(RejectReason.BAD_SHAPE, f"{path}.columns")
-    return to_float32(tensor.values, tensor.dtype)
-
-
-def _check_finite(rows: FloatArray, tensor: TapTensor, path: str) -> None:
-    if not np.isfinite(rows).all():
-        raise Rejected(RejectReason.NON_FINITE, f"{path}.{'projected' if tensor.projected else 'raw'}")
-
-
-def _readings(
-    tensor: TapTensor, tap_plan: TapPlan, plan: Plan, generation: int, path: str
-) -> tuple[FloatArray, BoolArray]:
-    """Readings [T, K] and which rows are finite [T]; the others' readings are not to be used."""
-    rows = _readable(tensor, plan, path)
-    if tensor.projected:
-        return _projected(rows, tensor, tap_plan, generation == plan.generation, path)
-    readings, squared = project(rows, tap_plan.directions, tap_plan.offsets)
-    finite: BoolArray = np.isfinite(squared)
-    if not finite.all():
-        _check_finite(rows[~finite], tensor, path)
-    finite &= np.isfinite(readings).all(axis=1)
-    return readings, finite
-
-
-def _projected(
-    rows: FloatArray, tensor: TapTensor, tap_plan: TapPlan, current: bool, path: str
-) -> tuple[FloatArray, BoolArray]:
-    if not current:
-        raise Dropped(DropReason.NO_PLAN)
-    if rows.shape[1] != len(tap_plan.columns) + 1:
-        raise Rejected(RejectReason.BAD_SHAPE, f"{path}.columns")
-    _check_finite(rows, tensor, path)
-    with np.errstate(over="ignore"):
-        readings = rows[:, :-1] + tap_plan.offsets  # the offsets are ours: the tap multiplied, no more
-    finite: BoolArray = np.isfinite(readings).all(axis=1)
-    return readings, finite
-
-
-def _tap_read(tap_plan: TapPlan, readings: FloatArray, finite: BoolArray, positions: PositionArray) -> TapRead:
-    control = tap_plan.control
-    checked = in_range = 0
-    if control is not None:
-        mask = finite & (positions >= control.skip_positions)
-        column = readings[mask, control.column]
-        checked = int(column.size)
-        in_range = int(np.count_nonzero((column >= control.low) & (column <= control.high)))
-    return TapRead(tap_plan.tap_point, len(finite), int(np.count_nonzero(~finite)), checked, in_range)
-
-
-def _gates(batch: StepBatch, plan: Plan) -> BoolArray:
-    """[T, number of gates]: which rows lie within each gate's token span and beyond its skipped positions."""
-    segments = batch.segments
-    phases = np.repeat(segments.phases, segments.rows)
-    spans = {
-        TokenSpan.PROMPT: phases == Phase.PREFILL,
-        TokenSpan.GENERATED: phases == Phase.DECODE,
-        TokenSpan.ALL: np.ones(len(phases), dtype=np.bool_),
-    }
-    made = np.empty((len(phases), len(plan.gates)), dtype=np.bool_)
-    for i, (span, skip) in enumerate(plan.gates):
-        made[:, i] = spans[span] & (segments.positions >= skip)
-    return made
+def _control(control: Control, block: Block, positions: PositionArray) -> tuple[int, int]:
+    """(rows that the positive control read, rows that it read right)."""
+    mask = positions >= control.skip_positions
+    if block.finite is not None:
+        mask &= block.finite
+    column = block.readings[:, control.column][mask]
+    return len(column), int(np.count_nonzero((column >= control.low) & (column <= control.high)))

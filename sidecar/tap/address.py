@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import socket
-import tempfile
+
+from sidecar import address
 
 ADDRESS_VARIABLE = "STETHOSCOPE_ADDRESS"
 ENGINE_VARIABLE = "STETHOSCOPE_ENGINE_ID"
@@ -14,11 +15,7 @@ _NOT_AN_ID = re.compile(r"[^A-Za-z0-9._:/@#+=~-]+")
 
 def default_address() -> str:
     """$STETHOSCOPE_ADDRESS, else the socket in this user's own folder that a sidecar without configuration listens on."""
-    told = os.environ.get(ADDRESS_VARIABLE)
-    if told:
-        return told
-    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-    return f"unix:{base}/stethoscope-{os.getuid()}/sidecar.sock"
+    return os.environ.get(ADDRESS_VARIABLE) or address.default_address()
 
 
 def default_engine_id(engine: str) -> str:

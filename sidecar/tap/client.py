@@ -16,11 +16,19 @@ from typing import Any
 import grpc
 
 from protos.stethoscope.v1 import control_pb2, ingest_pb2
+from sidecar import address as paths
 from sidecar.tap import wire
 from sidecar.tap.address import ENGINE_VARIABLE
-from sidecar.tap.link import Books, Link, LinkLimits
+from sidecar.tap.books import Books
+from sidecar.tap.limits import LinkLimits
+from sidecar.tap.link import Link
+from sidecar.tap.plan import FetchedPlan, Mode
+from sidecar.tap.plan_fetcher import PlanFetcher
+from sidecar.tap.ring_join import RingRefusedError, join_ring
+from sidecar.tap.ring_post import RingPost
 from sidecar.tap.step import CapturedStep
 from sidecar.tap.traffic import TrafficMeter
+from sidecar.tap.verdict import Listeners, OnVerdict
 from sidecar.tap.wire import Settings
 from sidecar.types import ModelIdentity, SamplingPolicy, TapLedgerCounts
 
@@ -38,7 +46,7 @@ _ADVICE = {
 }
 _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", 64 << 20),
-    ("grpc.max_receive_message_length", 4 << 20),
+    ("grpc.max_receive_message_length", 256 << 20),  # a plan: 1000 directions of width 8192 at 8 tap points
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),  # every connection starts clean: the pauses between them are ours
 )
@@ -70,6 +78,8 @@ class TapClient:
         self._limits = limits if limits is not None else LinkLimits()
         self._books = Books(self.traffic)
         self._link: Link | None = None  # set while connected
+        self._plans: PlanFetcher | None = None  # of the connection
+        self._listeners = Listeners(self._books.fail)
         self._off = False
         self._stop = threading.Event()
         self._ending = False
@@ -135,6 +145,28 @@ class TapClient:
     def policy(self) -> SamplingPolicy:
         return self.settings.policy
 
+    @property
+    def congested(self) -> bool:
+        """True while a step would hardly be sent in time: whoever asks first need not copy its rows. Takes no lock."""
+        link = self._link
+        return link is not None and not self._off and link.congested
+
+    @property
+    def plan(self) -> FetchedPlan | None:
+        """The newest plan of this connection that was fetched; None until then, and if the sidecar does not ask for readings.
+
+        It may be behind ``settings.plan_generation`` for a moment: the sidecar reads earlier generations as well.
+        """
+        plans = self._plans
+        return None if plans is None or self.settings.mode is not Mode.PROJECTED else plans.plan
+
+    def on_verdict(self, listener: OnVerdict) -> None:
+        """Call the listener for every request that the sidecar flags, on the thread that takes its answers.
+
+        It must be quick: until it returns no other answer is taken. What it raises is counted, and goes to the log once.
+        """
+        self._listeners.add(listener)
+
     def counts(self) -> TapLedgerCounts:
         return self._books.counts()
 
@@ -166,27 +198,35 @@ class TapClient:
     def _session(self) -> bool:
         """One connection from registration to its end. True if it was ever connected."""
         with grpc.insecure_channel(self._address, options=_CHANNEL_OPTIONS) as channel:
-            self._register(channel)
-            link = Link(self.engine_id, self._books, self._limits)
-            call = channel.stream_stream(wire.STREAM, request_serializer=None, response_deserializer=None)(
-                link.messages()
-            )
-            reader = threading.Thread(target=self._read, args=(call, link), name="stethoscope-tap-answers", daemon=True)
-            reader.start()
-            self._supervise(reader, link)
-            connected = self._link is link
-            link.close()
-            call.cancel()  # type: ignore[no-untyped-call]  # the stubs leave it so
-            reader.join(_REGISTER_S)
-            self._link = None
-            self._parted_s = time.monotonic()
-            self._tell("disconnected", _code(call))
-            return connected
+            fetch = channel.unary_unary(paths.FETCH_PLAN, request_serializer=None, response_deserializer=None)
+            self._plans = plans = PlanFetcher(lambda raw, limit_s: fetch(raw, timeout=limit_s), self._books)
+            try:
+                self._register(channel)
+                return self._stream(channel)
+            finally:
+                plans.close()
+                self._plans = None
+
+    def _stream(self, channel: grpc.Channel) -> bool:
+        link = Link(self.engine_id, self._books, self._limits)
+        open_stream = channel.stream_stream(paths.STREAM, request_serializer=None, response_deserializer=None)
+        call = open_stream(link.messages())
+        reader = threading.Thread(target=self._read, args=(call, link), name="stethoscope-tap-answers", daemon=True)
+        reader.start()
+        self._supervise(reader, link)
+        connected = self._link is link
+        link.close()
+        call.cancel()  # type: ignore[no-untyped-call]  # the stubs leave it so
+        reader.join(_REGISTER_S)
+        self._link = None
+        self._parted_s = time.monotonic()
+        self._tell("disconnected", _code(call))
+        return connected
 
     def _register(self, channel: Any) -> None:
         report = wire.traffic_report(self.engine_id, self.traffic.counts(), self.counts())
         request = wire.register_request(self.engine_id, self._identity, report)
-        call = channel.unary_unary(wire.REGISTER, request_serializer=None, response_deserializer=None)
+        call = channel.unary_unary(paths.REGISTER, request_serializer=None, response_deserializer=None)
         response = control_pb2.RegisterResponse.FromString(call(request, timeout=_REGISTER_S))
         self._apply(response.control)
         for artifact in response.artifacts:
@@ -208,12 +248,10 @@ class TapClient:
     def _read(self, call: Any, link: Link) -> None:
         """The stream's answers, on a thread of their own. The first one proves that somebody is there."""
         try:
-            for raw in call:
-                response = ingest_pb2.StreamResponse.FromString(raw)
-                if response.HasField("result"):
-                    link.answer(response.result)
-                elif response.HasField("control"):
-                    self._apply(response.control)
+            for number, raw in enumerate(call):
+                response = self._take(raw, link)
+                if not number:
+                    self._agree(response.control, link)
                 if self._link is None and not self._leaving:
                     self._link = link
                     self._tell("connected", self._address)
@@ -223,8 +261,39 @@ class TapClient:
             self._books.fail()
             log.exception("tap_answer_failed")
 
+    def _take(self, raw: bytes, link: Link) -> ingest_pb2.StreamResponse:
+        """One answer, by whichever way it came."""
+        response = ingest_pb2.StreamResponse.FromString(raw)
+        if response.HasField("result"):
+            link.answer(response.result)
+            for verdict in wire.verdicts(response.result) if self._listeners else ():
+                self._listeners.tell(*verdict)
+        elif response.HasField("control"):
+            self._apply(response.control)
+        return response
+
+    def _agree(self, control: ingest_pb2.Control, link: Link) -> None:
+        """Take the ring that is offered, if it can be had; everything else goes by gRPC."""
+        ring, why = None, "no ring is offered"
+        if control.ring_ticket:
+            try:
+                ring = join_ring(self._address, control.ring_ticket)
+            except RingRefusedError as refused:
+                why = str(refused)
+        post = None if ring is None else RingPost(ring, self._books, lambda raw: self._take(raw, link), link.nudge)
+        if post is not None:
+            post.start()
+        agreed = link.agree(post)
+        if post is not None and not agreed:
+            post.close()
+            why = "the ring was not agreed on in time"
+        log.info("transport=%s", "ring" if post is not None and agreed else f"grpc why={why}")
+
     def _apply(self, control: ingest_pb2.Control) -> None:
         asked = wire.settings(control)
+        plans = self._plans
+        if plans is not None:
+            plans.want(asked.plan_generation if asked.mode is Mode.PROJECTED else 0)
         if asked != self.settings:
             self.settings = asked
             log.info(

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sidecar.tap.client import TapClient
+from sidecar.tap.plan import FetchedPlan, Mode
 from sidecar.tap.sampler import Sampler
-from sidecar.tap.step import CapturedStep, Request, RequestInfo, States, StepSegment, wire_id
+from sidecar.tap.step import CapturedStep, Request, RequestInfo, States, StepSegment, wire_bytes, wire_id
 from sidecar.tap.traffic import StepTally
 from sidecar.types import Phase, SamplingPolicy, TapPoint, UnseenReason
 
@@ -42,6 +43,8 @@ class OpenStep:
     wanted: bool = False  # hooks are to keep rows
     failed: bool = False
     index: object = None  # the adapter's own form of ``rows``, made by the first hook that fires
+    plan: FetchedPlan | None = None  # what the rows are multiplied by, the whole step long; None: they go as they are
+    sampled_steps: float = 0.0  # with a plan: the share of steps that carry a few rows as they are
 
     @property
     def solid(self) -> bool:
@@ -100,8 +103,23 @@ class Recorder:
         if passed:
             step.tally.tokens += passed
             step.tally.miss(UnseenReason.SAMPLING, passed)
-        step.wanted = bool(step.rows) and self._client.connected
+        step.wanted = bool(step.rows) and self._client.connected and not self._client.congested
+        self._take_plan(step)
         self._local.step = step
+
+    def _take_plan(self, step: OpenStep) -> None:
+        """In projected mode nothing is captured until a plan has come that has every tap point asked for.
+
+        Raw rows were not wanted; and tokens that no tap point has are explained, where a single missing point looks blind.
+        A plan of an earlier generation will do until the next is fetched: the sidecar reads those as well.
+        """
+        settings = self._client.settings
+        if settings.mode is not Mode.PROJECTED:
+            return
+        plan = self._client.plan
+        if plan is None or not plan.points.keys() >= set(settings.tap_points):
+            step.wanted = False
+        step.plan, step.sampled_steps = plan, settings.sampled_steps
 
     def keep(self, point: TapPoint, states: States) -> None:
         """The chosen rows at one tap point; from here on they belong to the step."""
@@ -196,9 +214,13 @@ class Recorder:
         if not step.wanted:
             self._client.forgo(len(step.rows))
             return False
-        nbytes = sum(states.nbytes for states in step.tensors.values())
+        nbytes = sum(wire_bytes(states) for states in step.tensors.values())
         segments, tensors = tuple(step.segments), tuple(step.tensors.items())
-        return self._client.submit(CapturedStep(time.time_ns(), step.number, segments, tensors, len(step.rows), nbytes))
+        generation = 0 if step.plan is None else step.plan.generation
+        held = sum(states.held_bytes for states in step.tensors.values())
+        return self._client.submit(
+            CapturedStep(time.time_ns(), step.number, segments, tensors, len(step.rows), nbytes, generation, held)
+        )
 
     @staticmethod
     def _miss(tally: StepTally, request: Request, reason: UnseenReason, tokens: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,21 +15,64 @@ _ID = re.compile(r"[A-Za-z0-9._:/@#+=~-]{1,256}")
 
 
 class States(Protocol):
-    """Rows of hidden states [T, D] that the tap owns: nobody writes to them any more."""
+    """Rows that the tap owns and nobody writes to any more: hidden states [T, D], or the plan's readings of them [T, K + 1]."""
 
     @property
     def shape(self) -> tuple[int, int]: ...
 
     @property
-    def nbytes(self) -> int: ...
+    def dtype(self) -> ElementType:
+        """Of the bytes that ``write`` makes. Costs nothing."""
+        ...
+
+    @property
+    def projected(self) -> bool:
+        """Readings without offsets and the squared norm, instead of hidden states."""
+        ...
+
+    @property
+    def sample(self) -> Sample | None:
+        """For readings: the hidden states of some of the rows, by which the sidecar checks them."""
+        ...
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that they keep until they are written: readings that are still to be made keep the rows they are made of."""
+        ...
 
     def part(self, start: int, stop: int) -> States:
-        """Rows ``start:stop``, as a view."""
+        """Rows ``start:stop``, as a view, with their share of the sample (``Sample.part``)."""
         ...
 
-    def encode(self) -> tuple[ElementType, bytes]:
-        """Little-endian, row-major bytes. Called on the sender's thread; may wait for the device."""
+    def write(self, into: memoryview) -> None:
+        """Little-endian, row-major; ``into`` has exactly ``payload_bytes``. On the sender's thread; may wait for the device."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Hidden states of a few rows of a projected tensor; ``rows`` increase and count in that tensor."""
+
+    rows: tuple[int, ...]
+    states: States  # raw, one row for each of ``rows``
+
+    def part(self, start: int, stop: int) -> Sample | None:
+        """What of it lies in ``start:stop``, counted from there. None if nothing does."""
+        first, end = bisect_left(self.rows, start), bisect_left(self.rows, stop)
+        if first == end:
+            return None
+        return Sample(tuple(row - start for row in self.rows[first:end]), self.states.part(first, end))
+
+
+def payload_bytes(states: States) -> int:
+    """Size of what ``write`` makes: rows x columns elements."""
+    rows, columns = states.shape
+    return rows * columns * states.dtype.storage.itemsize
+
+
+def wire_bytes(states: States) -> int:
+    """Size on the wire, with the sample."""
+    return payload_bytes(states) + (payload_bytes(states.sample.states) if states.sample is not None else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +131,16 @@ class StepSegment:
 
 @dataclass(frozen=True, slots=True)
 class CapturedStep:
-    """One engine step. Rows of every tensor are those of the segments, in order. A tap point that did not fire is absent."""
+    """One engine step. Rows of every tensor are those of the segments, in order. A tap point that did not fire is absent.
+
+    All projected tensors of a step were multiplied by the same plan: that of ``plan_generation``.
+    """
 
     taken_ns: int
     step: int
     segments: tuple[StepSegment, ...]
     tensors: tuple[tuple[TapPoint, States], ...]
     tokens: int
-    nbytes: int
+    nbytes: int  # of all tensors on the wire, with their samples
+    plan_generation: int = 0  # 0: nothing is projected
+    held_bytes: int = 0  # of memory until it is sent, where that is more than ``nbytes``

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import sidecar.pipeline
-from sidecar.demo.run import shipped_artifacts
+from sidecar.demo.options import shipped_artifacts
 from sidecar.reading.read import Readings
 from sidecar.reading.read import read as real_read
 from sidecar.types import StepBatch

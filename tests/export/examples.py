@@ -9,6 +9,8 @@ import numpy as np
 
 from sidecar.errors import DropReason, RejectReason
 from sidecar.export.http import HttpOutcome
+from sidecar.judge.buckets import Edges
+from sidecar.judge.tally import SCORE_EDGES, SECONDS_EDGES, SHARE_EDGES, TallyBank
 from sidecar.ledger import Account, LedgerCounts
 from sidecar.snapshot import (
     ArtifactSnapshot,
@@ -16,28 +18,30 @@ from sidecar.snapshot import (
     EndedRequest,
     Exemplar,
     Histogram,
+    KernelChoice,
     ReloadOutcome,
+    Rung,
+    RunSnapshot,
     SignalScore,
     SignalSnapshot,
     Snapshot,
     Stage,
+    Transport,
 )
-from sidecar.types import Evidence, ModelIdentity, TapLedgerCounts, TapPoint, TraceParent, UnseenReason
+from sidecar.types import Action, Evidence, ModelIdentity, TapLedgerCounts, TapPoint, TraceParent, UnseenReason
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 SPAN_ID = "b7ad6b7169203331"
-SCORE_EDGES = tuple(n / 20 for n in range(1, 20))
 SAMPLED = TraceParent(TRACE_ID, SPAN_ID, sampled=True)
 UNSAMPLED = TraceParent(TRACE_ID, SPAN_ID, sampled=False)
 
 
-def histogram(edges: tuple[float, ...], observations: list[float], exemplar: float | None = None) -> Histogram:
-    counts = np.zeros(len(edges) + 1, np.int64)
-    np.add.at(counts, np.searchsorted(edges, observations), 1)
-    places: list[Exemplar | None] = [None] * len(counts)
+def histogram(edges: Edges, observations: list[float], exemplar: float | None = None) -> Histogram:
+    bank = TallyBank(edges, 1)
+    bank.add(np.zeros(len(observations), np.intp), np.array(observations))
     if exemplar is not None:
-        places[int(np.searchsorted(edges, exemplar))] = Exemplar(exemplar, TRACE_ID, SPAN_ID, 1_700_000_000.25)
-    return Histogram(edges, counts, float(sum(observations)), tuple(places) if exemplar is not None else ())
+        bank.show(0, Exemplar(exemplar, TRACE_ID, SPAN_ID, 1_700_000_000.25))
+    return bank.snapshot(0)
 
 
 def signal(name: str = "sentiment", **changes: Any) -> SignalSnapshot:
@@ -58,6 +62,7 @@ def signal(name: str = "sentiment", **changes: Any) -> SignalSnapshot:
         request_scores=histogram(SCORE_EDGES, [0.2, 0.9], exemplar=0.9),
         detections=1,
         detection_exemplar=Exemplar(0.9, TRACE_ID, SPAN_ID, 1_700_000_000.5),
+        detections_estimated=2.5,
     )
     return replace(made, **changes)
 
@@ -75,6 +80,27 @@ def ledger() -> LedgerCounts:
     return account.counts()
 
 
+def run(**changes: Any) -> RunSnapshot:
+    made = RunSnapshot(
+        rung=Rung.TOKEN_STRIDE,
+        rung_changes={Rung.NO_SKETCHES: 2, Rung.TOKEN_STRIDE: 1},
+        request_fraction=0.4,
+        verdicts={Action.ALLOW: 8, Action.BLOCK: 1},
+        verdicts_late=3,
+        queue_age=histogram(SECONDS_EDGES, [0.0003, 0.02]),
+        kernels=(
+            KernelChoice(TapPoint(14), 1, "numpy", 1e-5),
+            KernelChoice(TapPoint(14), 64, "torch", 2e-5),
+            KernelChoice(TapPoint(20), 1, "numpy", 1e-5),
+        ),
+        streams=(("engine-a", Transport.RING), ("engine-b", Transport.RING), ("engine-c", Transport.GRPC)),
+        projections_checked=640,
+        projections_wrong=1,
+        age_s=0.25,
+    )
+    return replace(made, **changes)
+
+
 def snapshot(**changes: Any) -> Snapshot:
     made = Snapshot(
         uptime_s=12.5,
@@ -88,9 +114,9 @@ def snapshot(**changes: Any) -> Snapshot:
         unseen={UnseenReason.SAMPLING: 7},
         artifacts=(ArtifactSnapshot("sentiment", "1.0.0", "decodable", ""), ArtifactSnapshot("x", "", "refused", "")),
         reloads={ReloadOutcome.OK: 2},
-        stages={stage: histogram((0.0001, 0.001, 0.01), [0.0005]) for stage in Stage},
+        stages={stage: histogram(SECONDS_EDGES, [0.0005]) for stage in Stage},
         budget_s=0.006,
-        budget_use=histogram((0.5, 1.0, 2.0), [0.2]),
+        budget_use=histogram(SHARE_EDGES, [0.2]),
         engines=1,
         engines_refused=0,
         taps=TapLedgerCounts(10, 7, 2, 1, 4),
@@ -102,6 +128,7 @@ def snapshot(**changes: Any) -> Snapshot:
         log_lines_suppressed=2,
         spans_exported=3,
         http_requests={HttpOutcome.ANSWERED: 4},
+        run=run(),
     )
     return replace(made, **changes)
 

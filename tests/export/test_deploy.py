@@ -13,11 +13,16 @@ import yaml
 from sidecar.config import Config
 from sidecar.export.reference import markdown
 from sidecar.export.table import BY_NAME, METRICS, PREFIX, Kind
+from sidecar.judge.tally import SCORE_EDGES, SECONDS_EDGES, SHARE_EDGES
+from sidecar.snapshot import Rung
 from tests.export.conftest import NO_APT, REPO, Promtool
 
 PROMETHEUS = REPO / "deploy" / "prometheus"
 SCRIPT = REPO / "deploy" / "get_promtool.sh"
-SUFFIXES = ("_bucket", "_sum", "_count")
+ALERTS = {
+    f"Stethoscope{what}"
+    for what in ("Blind", "LedgerMismatch", "Degraded", "Off", "OverBudget", "ProjectionWrong", "CountsStale")
+}
 
 
 def read(name: str) -> Any:
@@ -40,37 +45,69 @@ def test_the_rules_fire_as_their_tests_say(promtool: Promtool) -> None:
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
-@pytest.mark.parametrize("change", ["== 1", "!= 0", "for: 1m", "keep_firing_for: 10m", 'up{job="stethoscope"} == 0'])
-def test_a_rule_that_is_changed_fails_its_test(promtool: Promtool, tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("(stethoscope_blind) == 1", "(stethoscope_blind) == 2"),
+        ("!= 0", "> 1e9"),
+        ("for: 1m", "for: 1s"),
+        ("keep_firing_for: 10m", "keep_firing_for: 1s"),
+        ('up{job="stethoscope"} == 0', "vector(0) > 1"),
+        ('rung!~"full|off"', 'rung!="full"'),
+        ('max without (rung) (stethoscope_rung{rung!~"full|off"})', 'stethoscope_rung{rung!~"full|off"}'),
+        ("for: 5m", "for: 4m"),
+        ('rung="off"}) == 1\n        for: 1m', 'rung="off"}) == 1\n        for: 1s'),
+        ('le="1.0"', 'le="2.0"'),
+        ("> 0.01", "> 0.005"),
+        ("\n        for: 10m", "\n        for: 9m"),
+        ("rows_wrong_total[10m]", "rows_checked_total[10m]"),
+        ("counts_age_seconds > 10", "counts_age_seconds >= 10"),
+    ],
+)
+def test_a_rule_that_is_changed_fails_its_test(promtool: Promtool, tmp_path: Path, right: str, wrong: str) -> None:
     text = (PROMETHEUS / "rules.yml").read_text()
-    assert change in text
-    wrong = {"== 1": "== 2", "!= 0": "> 1e9", "for: 1m": "for: 1s", "keep_firing_for: 10m": "keep_firing_for: 1s"}
-    (tmp_path / "rules.yml").write_text(text.replace(change, wrong.get(change, "vector(0) > 1"), 1))
+    assert right in text
+    (tmp_path / "rules.yml").write_text(text.replace(right, wrong, 1))
     shutil.copy(PROMETHEUS / "rules_test.yml", tmp_path)
     assert promtool("test", "rules", str(tmp_path / "rules_test.yml")).returncode != 0
 
 
 def test_every_metric_that_a_rule_names_is_in_the_table_with_the_labels_that_it_uses() -> None:
     text = (PROMETHEUS / "rules.yml").read_text()
-    named = set(re.findall(rf"\b{PREFIX}[a-z_]+[a-z]\b", text)) - {"stethoscope_tokens_unseen_total"}
-    assert f"{PREFIX}blind" in named
+    named = {_family_of(name) for name in re.findall(rf"\b{PREFIX}[a-z_]+[a-z]\b", text)}
+    assert {f"{PREFIX}blind", f"{PREFIX}step_budget_use_ratio"} <= named
     assert named <= BY_NAME.keys()
     assert "tap_point" in BY_NAME[f"{PREFIX}blind"].label_names
     for name in named:
         if name.endswith(("dropped_total", "rejected_total")):
             assert BY_NAME[name].label_names == ("reason",)
+    assert BY_NAME[f"{PREFIX}rung"].label_names == ("rung",)
+    assert set(re.findall(r'\brung="(\w+)"', text)) <= set(Rung)
+
+
+def test_the_budget_rule_asks_for_a_bucket_that_the_page_has() -> None:
+    (bound,) = set(re.findall(r'\ble="([^"]*)"', (PROMETHEUS / "rules.yml").read_text()))
+    assert bound in {repr(edge) for edge in SHARE_EDGES.classic}
+    assert 1.0 in SHARE_EDGES.fine  # an edge of the native buckets too: a power of 2 above the smallest
+    assert SHARE_EDGES.smallest < 0 < SHARE_EDGES.largest
+
+
+def _family_of(name: str) -> str:
+    """The name in the table: that of a histogram without what its series add to it."""
+    bare = name.removesuffix("_bucket").removesuffix("_count")
+    return bare if bare in BY_NAME and BY_NAME[bare].kind is Kind.HISTOGRAM else name
 
 
 def test_every_metric_that_a_rules_test_feeds_is_in_the_table() -> None:
     for test in read("rules_test.yml")["tests"]:
         for series in test["input_series"]:
             name, labels = series["series"].split("{")
-            used = set(re.findall(r'(\w+)="', labels)) - {"job", "instance"}
-            assert name == "up" or used <= set(BY_NAME[name].label_names), series
+            used = set(re.findall(r'(\w+)="', labels)) - {"job", "instance", "le"}
+            assert name == "up" or used <= set(BY_NAME[_family_of(name)].label_names), series
 
 
 def test_every_alert_says_how_bad_it_is_what_it_rests_on_and_what_to_do_first() -> None:
-    assert {rule["alert"] for rule in rules()} == {"StethoscopeBlind", "StethoscopeLedgerMismatch"}
+    assert {rule["alert"] for rule in rules()} == ALERTS
     for rule in rules():
         assert rule["labels"]["severity"] in ("page", "ticket")
         assert {"summary", "description", "evidence", "first_step"} <= rule["annotations"].keys()
@@ -86,10 +123,10 @@ def test_the_scrape_goes_where_the_sidecar_listens_by_default_under_the_job_that
 
 
 def test_the_scrape_has_room_for_every_series_of_the_table() -> None:
-    buckets = 19  # the finest histogram of the pipeline, with +Inf
+    buckets = 1 + max(len(edges.classic) for edges in (SCORE_EDGES, SECONDS_EDGES, SHARE_EDGES))
     lines = sum(metric.cap * (buckets + 2 if metric.kind is Kind.HISTOGRAM else 1) for metric in METRICS)
     (job,) = read("prometheus.yml")["scrape_configs"]
-    assert lines < job["sample_limit"]
+    assert 2 * lines < job["sample_limit"]
     assert (
         max(len(metric.labels) for metric in METRICS) + len(("__name__", "job", "instance", "le")) <= job["label_limit"]
     )

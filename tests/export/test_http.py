@@ -90,6 +90,10 @@ def test_a_scrape_gets_the_page_in_the_format_that_it_prefers(serve: Serve) -> N
     response, body = request(server, "GET", "/metrics", Accept="application/openmetrics-text;version=1.0.0")
     assert response.getheader("Content-Type") == "application/openmetrics-text; version=1.0.0; charset=utf-8"
     assert body.endswith(b"# EOF\n")
+    protobuf = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+    response, body = request(server, "GET", "/metrics", Accept=protobuf)
+    assert response.getheader("Content-Type") == protobuf
+    assert b"\x0a\x11stethoscope_blind" in body
 
 
 def test_the_default_address_is_loopback_and_only_loopback_listens(serve: Serve) -> None:

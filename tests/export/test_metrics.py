@@ -4,44 +4,30 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-from prometheus_client.registry import CollectorRegistry
 
-from probes.registry import load_folder
-from sidecar.clock import ManualClock
-from sidecar.config import Config
 from sidecar.errors import DropReason, RejectReason
-from sidecar.export.metrics import MetricsCollector, prefers_openmetrics
-from sidecar.export.points import READERS
-from sidecar.export.table import METRICS, PREFIX, PROBES, Kind, Metric
-from sidecar.pipeline import Pipeline
-from sidecar.snapshot import ArtifactSnapshot, Exemplar, Snapshot, Stage
-from sidecar.types import (
-    BatchId,
-    ElementType,
-    EngineId,
-    Evidence,
-    Phase,
-    RequestId,
-    Segments,
-    StepBatch,
-    TapLedgerCounts,
-    TapPoint,
-    TapTensor,
-    TrafficReport,
-    UnseenReason,
-)
-from tests.builders import MODEL, TAP, WIDTH, write_control, write_probe
+from sidecar.export.accept import Format, negotiate
+from sidecar.export.metrics import MetricsCollector
+from sidecar.export.page import Page
+from sidecar.export.points import READERS, Point
+from sidecar.export.table import BY_NAME, METRICS, PREFIX, PROBES, Kind, Metric
+from sidecar.export.text import Text
+from sidecar.snapshot import ArtifactSnapshot, Exemplar, Rung, RunSnapshot, Snapshot, Stage, Transport
+from sidecar.types import Action, Evidence, TapPoint, UnseenReason
 from tests.export.conftest import Promtool
-from tests.export.examples import SPAN_ID, TRACE_ID, coverage, signal, snapshot
+from tests.export.examples import SPAN_ID, TRACE_ID, coverage, run, signal, snapshot
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+PROTOBUF = (  # what Prometheus asks for if it takes native histograms
+    "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,"
+    "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
 TYPES = {Kind.COUNTER: "counter", Kind.GAUGE: "gauge", Kind.HISTOGRAM: "histogram", Kind.INFO: "gauge"}
 
 
@@ -79,7 +65,7 @@ def test_every_metric_of_the_table_is_exposed_with_its_type_and_help_and_nothing
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_a_metric_has_the_labels_of_the_table_and_at_least_one_series(metric: Metric) -> None:
-    family = next(f for f in MetricsCollector(snapshot, version="0.1.0").collect() if _public_name(f) == metric.name)
+    family = next(f for f in parse_openmetrics(page(accept=OPENMETRICS)) if _public_name(f) == metric.name)
     assert family.samples
     for sample in family.samples:
         assert set(sample.labels) - {"le"} == set(metric.label_names)
@@ -107,7 +93,8 @@ def test_every_reader_belongs_to_a_metric() -> None:
 
 
 def test_every_reason_is_there_before_it_ever_happens() -> None:
-    shown = samples(page(snapshot(unseen={}, reloads={}, http_requests={}, artifacts=())))
+    none = RunSnapshot()
+    shown = samples(page(snapshot(unseen={}, reloads={}, http_requests={}, artifacts=(), run=none)))
     for account in ("step_batches", "rows"):
         for reason in DropReason:
             assert f'{PREFIX}{account}_dropped_total{{reason="{reason}"}}' in shown
@@ -117,6 +104,26 @@ def test_every_reason_is_there_before_it_ever_happens() -> None:
     assert all(shown[f'{PREFIX}artifacts{{evidence="{word}"}}'] == 0 for word in (*Evidence, "refused"))
     assert shown[f'{PREFIX}artifact_reloads_total{{outcome="refused"}}'] == 0
     assert shown[f'{PREFIX}http_requests_total{{outcome="timed_out"}}'] == 0
+    assert all(shown[f'{PREFIX}rung_changes_total{{rung="{rung}"}}'] == 0 for rung in Rung)
+    assert all(shown[f'{PREFIX}verdicts_total{{action="{action}"}}'] == 0 for action in Action)
+    assert all(shown[f'{PREFIX}engine_streams{{transport="{transport}"}}'] == 0 for transport in Transport)
+
+
+def test_exactly_the_rung_in_force_is_1() -> None:
+    for rung in Rung:
+        shown = samples(page(snapshot(run=run(rung=rung))))
+        assert {one: shown[f'{PREFIX}rung{{rung="{one}"}}'] for one in Rung} == {one: one is rung for one in Rung}
+
+
+def test_streams_are_counted_by_transport_and_no_engine_is_named() -> None:
+    text = page()
+    assert samples(text)[f'{PREFIX}engine_streams{{transport="ring"}}'] == 2
+    assert samples(text)[f'{PREFIX}engine_streams{{transport="grpc"}}'] == 1
+    assert "engine-a" not in text
+
+
+def test_a_queue_that_was_not_measured_is_absent_rather_than_zero() -> None:
+    assert f"{PREFIX}queue_age_seconds_count" not in page(snapshot(run=run(queue_age=None)))
 
 
 def test_the_values_are_those_of_the_snapshot() -> None:
@@ -139,9 +146,24 @@ def test_the_values_are_those_of_the_snapshot() -> None:
         'artifacts{evidence="refused"}': 1,
         'artifact_reloads_total{outcome="ok"}': 2,
         "plan_generation": 3,
+        'probe_detections_estimated_total{probe="spam"}': 2.5,
+        'queue_age_seconds_bucket{le="0.00025"}': 0,
+        'queue_age_seconds_bucket{le="0.0005"}': 1,
+        "queue_age_seconds_count": 2,
+        "queue_age_seconds_sum": pytest.approx(0.0203),
+        'rung_changes_total{rung="no_sketches"}': 2,
+        'verdicts_total{action="block"}': 1,
+        "verdicts_late_total": 3,
+        "sampling_request_fraction": 0.4,
+        'kernel_info{kernel="torch",rows="64",tap_point="blocks.14.resid_post"}': 1,
+        "projection_rows_checked_total": 640,
+        "projection_rows_wrong_total": 1,
+        "counts_age_seconds": 0.25,
         'stage_duration_seconds_bucket{le="0.001",stage="judge"}': 1,
         "step_budget_seconds": 0.006,
-        'step_budget_use_ratio_bucket{le="0.5"}': 1,
+        'step_budget_use_ratio_bucket{le="0.1"}': 0,
+        'step_budget_use_ratio_bucket{le="0.2"}': 1,
+        'step_budget_use_ratio_bucket{le="1.0"}': 1,
         'tokens_expected_total{tap_point="blocks.14.resid_post"}': 100,
         'tokens_seen_total{tap_point="blocks.20.resid_post"}': 99,
         'tokens_unseen_total{reason="sampling"}': 7,
@@ -200,6 +222,7 @@ def test_an_exemplar_stands_at_the_bucket_that_holds_its_value() -> None:
     found = parse_openmetrics(page(accept=OPENMETRICS))
     buckets = [s for family in found for s in family.samples if s.name == f"{PREFIX}probe_score_bucket" and s.exemplar]
     assert [bucket.labels["le"] for bucket in buckets] == ["0.95", "0.95"]
+    assert {str(bucket.exemplar.timestamp) for bucket in buckets if bucket.exemplar} == {"1700000000.250000000"}
 
 
 def test_the_text_form_has_no_exemplars_and_both_forms_have_the_same_samples() -> None:
@@ -212,29 +235,75 @@ def test_the_text_form_has_no_exemplars_and_both_forms_have_the_same_samples() -
     assert flat(parse_text(text)) == flat(parse_openmetrics(page(accept=OPENMETRICS)))
 
 
+@pytest.mark.parametrize("name", ['quoted "name"', "100 %d %s %%", "back\\slash\\n", "{a=b},c", "'"])
+@pytest.mark.parametrize("accept", ["", OPENMETRICS])
+def test_a_label_of_any_printable_text_comes_back_as_it_is(name: str, accept: str) -> None:
+    text = page(snapshot(signals=(signal(name),)), accept)
+    found = parse_openmetrics(text) if accept else list(parse_text(text))
+    buckets = [s for family in found for s in family.samples if s.name == f"{PREFIX}probe_score_bucket"]
+    assert {bucket.labels["probe"] for bucket in buckets} == {name}
+    assert [bucket.value for bucket in buckets] == np.cumsum(signal().scores.counts).tolist()
+
+
+@pytest.mark.parametrize("number", [0.1, 1e-300, 1.7976931348623157e308, 2**53 + 1, -0.0, 5e-324, 1 / 3])
+def test_a_number_comes_back_as_it_is(number: float) -> None:
+    for accept, parse in (("", parse_text), (OPENMETRICS, parse_openmetrics)):
+        found = parse(page(snapshot(budget_s=number), accept))
+        (value,) = (s.value for f in found for s in f.samples if s.name == f"{PREFIX}step_budget_seconds")
+        assert value == number
+
+
+def test_what_is_remembered_of_a_series_is_never_what_is_shown_of_the_next() -> None:
+    shown = snapshot()
+    collector = MetricsCollector(lambda: shown, version="0.1.0")
+    first = collector.render(OPENMETRICS)[0]
+    assert collector.render(OPENMETRICS)[0] == first
+    shown = snapshot(signals=(signal("spam", scores=snapshot().budget_use, threshold=0.1), signal("third")))
+    changed = collector.render(OPENMETRICS)[0]
+    assert changed == MetricsCollector(lambda: shown, version="0.1.0").render(OPENMETRICS)[0]
+    assert b'probe="sentiment"' not in changed
+
+
+def test_names_that_come_and_go_do_not_pile_up() -> None:
+    page_of_text = Page(Text(openmetrics=False))
+    threshold = BY_NAME[f"{PREFIX}probe_threshold"]
+    points = dict.fromkeys(BY_NAME, ())
+    made = page_of_text._families[threshold.name]._made
+    for n in range(5 * threshold.cap):
+        text = page_of_text.render({**points, threshold.name: (Point((f"probe_{n}",), n),)})
+        assert f'{threshold.name}{{probe="probe_{n}"}} {n}\n'.encode() in text
+        assert len(made) <= 2 * threshold.cap
+
+
 @pytest.mark.parametrize(
     ("accept", "wanted"),
     [
-        (OPENMETRICS, True),
-        ("application/openmetrics-text; version=1.0.0; charset=utf-8", True),
-        ("application/openmetrics-text", True),
-        ("application/openmetrics-text;version=0.0.1", False),
-        ("application/openmetrics-text;q=0", False),
-        ("application/openmetrics-text;q=0.2,text/plain;q=0.9", False),
-        ("application/openmetrics-text;q=nan", False),
-        ("application/openmetrics-text;q=oops", False),
-        ("text/plain;version=0.0.4", False),
-        ("*/*", False),
-        ("", False),
-        (",;,;=;,", False),
+        (PROTOBUF, Format.PROTOBUF),
+        (PROTOBUF.replace("q=0.8", "q=1"), Format.PROTOBUF),
+        (
+            'application/vnd.google.protobuf;proto="io.prometheus.client.MetricFamily";encoding=delimited',
+            Format.PROTOBUF,
+        ),
+        ("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=text", Format.TEXT),
+        ("application/vnd.google.protobuf;proto=other.Message;encoding=delimited", Format.TEXT),
+        (PROTOBUF.replace("delimited,", "delimited;q=0.1,"), Format.OPENMETRICS),
+        (OPENMETRICS, Format.OPENMETRICS),
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", Format.OPENMETRICS),
+        ("application/openmetrics-text", Format.OPENMETRICS),
+        ("application/openmetrics-text;version=0.0.1", Format.TEXT),
+        ("application/openmetrics-text;q=0", Format.TEXT),
+        ("application/openmetrics-text;q=0.2,text/plain;q=0.9", Format.TEXT),
+        ("application/openmetrics-text;q=nan", Format.TEXT),
+        ("application/openmetrics-text;q=oops", Format.TEXT),
+        ("text/plain;version=0.0.4", Format.TEXT),
+        ("*/*", Format.TEXT),
+        ("", Format.TEXT),
+        (",;,;=;,", Format.TEXT),
     ],
 )
-def test_the_format_is_negotiated(accept: str, wanted: bool) -> None:
-    assert prefers_openmetrics(accept) is wanted
-    content_type = MetricsCollector(snapshot, version="0.1.0").render(accept)[1]
-    assert content_type.startswith(
-        "application/openmetrics-text; version=1.0.0" if wanted else "text/plain; version=0.0.4"
-    )
+def test_the_format_is_negotiated(accept: str, wanted: Format) -> None:
+    assert negotiate(accept) is wanted
+    assert MetricsCollector(snapshot, version="0.1.0").render(accept)[1] == wanted.value
 
 
 def test_nothing_of_the_request_header_is_echoed_in_the_content_type() -> None:
@@ -290,14 +359,6 @@ def test_series_beyond_the_cap_are_left_out_and_counted() -> None:
     assert left_out(text)["cap"] == 3 * sum(metric.labels[:1] == _PROBE for metric in METRICS)
 
 
-def test_a_registry_learns_the_names_without_taking_a_snapshot() -> None:
-    def refuse() -> Snapshot:
-        raise AssertionError("a snapshot was taken")
-
-    registry = CollectorRegistry(auto_describe=True)
-    registry.register(MetricsCollector(refuse, version="0.1.0"))
-
-
 def test_one_scrape_takes_one_snapshot() -> None:
     taken = []
 
@@ -324,49 +385,6 @@ def test_promtool_does_complain_about_a_bad_page(promtool: Promtool) -> None:
     checked = promtool("check", "metrics", page="# TYPE x_total gauge\nx_total 1\n")
     assert checked.returncode != 0
     assert "x_total" in checked.stderr
-
-
-def _crowd(first: int, size: int) -> StepBatch:
-    """One batch of ``size`` requests never seen before, each with a tenant, a route and a trace of its own."""
-    numbers = range(first, first + size)
-    segments = Segments(
-        request_ids=tuple(RequestId(f"request-{n}") for n in numbers),
-        starts=np.arange(size),
-        rows=np.ones(size, np.intp),
-        positions=np.zeros(size, np.uint32),
-        phases=np.full(size, Phase.PREFILL, np.int8),
-        prompt_tokens=np.zeros(size, np.intp),
-        traceparents=tuple(f"00-{n + 1:032x}-{n + 1:016x}-01" for n in numbers),
-        session_id_hashes=tuple(f"session-{n}" for n in numbers),
-        tenants=tuple(f"tenant-{n}" for n in numbers),
-        routes=tuple(f"route-{n}" for n in numbers),
-        languages=tuple(f"x-{n}" for n in numbers),
-    )
-    rows = np.random.default_rng(first).normal(size=(size, WIDTH)).astype("<f4")
-    tensors = (TapTensor(TAP, ElementType.F32, rows),)
-    return StepBatch(
-        BatchId(f"batch-{first}"), EngineId("engine-0"), 0, 0, first, segments, tensors, segments.request_ids
-    )
-
-
-def test_a_hundred_thousand_requests_and_tenants_change_no_series(tmp_path: Path) -> None:
-    write_probe(tmp_path, "first")
-    write_control(tmp_path)
-    pipeline = Pipeline(Config(), ManualClock(), lambda _: None)
-    pipeline.load(load_folder(tmp_path, limit=8))
-    pipeline.register(MODEL, TrafficReport(EngineId("engine-0"), 0, 0, (), 0, TapLedgerCounts()))
-    collector = MetricsCollector(lambda: pipeline.snapshot(0.0), version="0.1.0")
-    pipeline.arrive()
-    pipeline.submit(_crowd(0, 1), 0.0)
-    before = samples(collector.render()[0].decode())
-    for first in range(1, 100_001, 1000):
-        pipeline.arrive()
-        assert pipeline.submit(_crowd(first, 1000), 0.0).scored
-        pipeline.settle()
-    after = samples(collector.render()[0].decode())
-    assert after.keys() == before.keys()
-    assert after[f"{PREFIX}rows_scored_total"] == 100_001
-    assert len(collector.render(OPENMETRICS)[0]) < 64 * 1024
 
 
 def test_tap_points_are_the_only_names_of_places() -> None:

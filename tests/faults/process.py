@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
+
 START_S = 60.0  # a busy machine that imports everything for the first time
 
 
@@ -24,6 +26,8 @@ class Process:
         self._address = address or f"unix:{home}/run/sidecar.sock"
         command = [sys.executable, "-m", "sidecar.cli", "serve", "--address", self._address]
         command += ["--artifacts", str(artifacts), "--metrics-port", "0", *flags]
+        if not any("ladder" in flag for flag in flags):  # a busy machine is none of what most tests are about
+            command += ["--set", "ladder.enabled=false"]
         self.started_s = time.monotonic()
         self._process = subprocess.Popen(
             command,
@@ -53,6 +57,14 @@ class Process:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def worker_pid(self) -> int:
+        return int(self.event("started")["worker_pid"])
+
+    def rss(self) -> int:
+        """Resident bytes of both processes."""
+        return sum(psutil.Process(pid).memory_info().rss for pid in (self.pid, self.worker_pid))
 
     @property
     def address(self) -> str:

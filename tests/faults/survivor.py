@@ -16,7 +16,13 @@ from tests.service_fixtures import private_folder, settings, write_artifacts
 
 LEDGER = ("stethoscope_step_batches", "stethoscope_rows")
 # What moves by itself, or because we look: everything else must stand still when a batch is refused.
-VOLATILE = ("stethoscope_uptime_seconds", "stethoscope_http_requests", "stethoscope_log_lines_suppressed")
+VOLATILE = (
+    "stethoscope_uptime_seconds",
+    "stethoscope_http_requests",
+    "stethoscope_log_lines_suppressed",
+    "stethoscope_counts_age",
+    "stethoscope_queue_age",
+)
 
 
 def standing(series: dict[str, str]) -> dict[str, str]:

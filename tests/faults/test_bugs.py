@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import grpc
 import pytest
 
 from protos.stethoscope.v1 import ingest_pb2
-from sidecar import service
+from sidecar.config import Config
 from sidecar.errors import DropReason
 from sidecar.ingest.decode import Decoder
-from sidecar.pipeline import Pipeline, Result
+from sidecar.pipeline import Arrival, Pipeline, Result
 from sidecar.service import Sidecar
 from sidecar.types import StepBatch
+from sidecar.worker.build import Parts
 from tests.builders import wire_batch
 from tests.faults.survivor import standing
 from tests.service.client import Client
@@ -30,11 +32,11 @@ class BuggyPipeline(Pipeline):
 
     fail_next_settle = False
 
-    def _score(self, batch: StepBatch) -> Result:
+    def _score(self, batch: StepBatch, arrival: Arrival) -> Result:
         if batch.step == BUGGY_STEP:
             raise FileNotFoundError(SECRET)
         self.fail_next_settle = batch.step == BUGGY_ACCOUNT
-        return super()._score(batch)
+        return super()._score(batch, arrival)
 
     def settle(self) -> None:
         if self.fail_next_settle:
@@ -46,23 +48,30 @@ class BuggyPipeline(Pipeline):
 class BuggyDecoder(Decoder):
     """Sound but for one step."""
 
-    def step_batch(self, wire: ingest_pb2.StepBatch) -> StepBatch:
+    def step_batch(self, wire: ingest_pb2.StepBatch, slot: memoryview | None = None) -> StepBatch:
         if wire.step == BUGGY_STEP:
             raise FileNotFoundError(SECRET)
-        return super().step_batch(wire)
+        return super().step_batch(wire, slot)
 
 
-PLACES = {"pipeline": ("Pipeline", BuggyPipeline, 3), "decoder": ("Decoder", BuggyDecoder, 0)}
+BUGGY_PIPELINE = Parts(pipeline=BuggyPipeline)
+PLACES = {
+    "pipeline": (BUGGY_PIPELINE, 3),
+    "decoder": (Parts(decoder=lambda config, clock: BuggyDecoder(config.limits, clock)), 0),
+}
+
+
+def made_of(parts: Parts, lines: list[str]) -> Callable[[Config], Sidecar]:
+    return lambda config: Sidecar(config, write_log=lines.append, parts=parts)
 
 
 @pytest.fixture(params=PLACES.values(), ids=PLACES.keys())
 def buggy(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Sidecar]
+    request: pytest.FixtureRequest, serve: Callable[..., Sidecar], lines: list[str]
 ) -> Iterator[tuple[Client, int]]:
     """A client of a sidecar with a bug, and how many rows of the buggy batch are known when it strikes."""
-    name, buggy_class, rows = request.param
-    monkeypatch.setattr(service, name, buggy_class)
-    with Client(serve()) as client:
+    parts, rows = request.param
+    with Client(serve(made_of(parts, lines))) as client:
         client.register()
         yield client, rows
 
@@ -126,11 +135,11 @@ def test_a_flood_of_bugs_is_a_few_lines(buggy, lines):
     client.good()
 
 
-def test_a_bug_after_the_answer_is_logged_and_the_answer_stands(serve, monkeypatch, lines):
-    monkeypatch.setattr(service, "Pipeline", BuggyPipeline)
-    with Client(serve()) as client:
+def test_a_bug_after_the_answer_is_logged_and_the_answer_stands(serve, lines):
+    with Client(serve(made_of(BUGGY_PIPELINE, lines))) as client:
         client.register()
         client.good(step=BUGGY_ACCOUNT)
+        client.status()  # behind whatever came after the answer
         assert [one["text"] for one in internal_errors(lines)] == [SECRET]
         stream = client.stream()
         for step in (BUGGY_ACCOUNT, 1):
@@ -142,26 +151,24 @@ def test_a_bug_after_the_answer_is_logged_and_the_answer_stands(serve, monkeypat
         assert {one.name: one.readings for one in client.status().signals}["first"] == 9
 
 
-def test_a_bug_in_the_registration_or_the_status_tells_no_more_than_an_id(serve, monkeypatch, lines):
+def test_a_bug_in_the_registration_tells_no_more_than_an_id(serve, lines):
     class BuggyControl(Pipeline):
         broken = True
 
-        def register(self, *args: object) -> object:
+        def admit(self, *args: Any) -> None:
             if self.broken:
                 raise FileNotFoundError(SECRET)
-            return super().register(*args)
+            super().admit(*args)
 
-    monkeypatch.setattr(service, "Pipeline", BuggyControl)
-    sidecar = serve()
-    with Client(sidecar) as client:
+    with Client(serve(made_of(Parts(pipeline=BuggyControl), lines))) as client:
         with pytest.raises(grpc.RpcError) as refused:
             client.register()
         assert refused.value.code() is grpc.StatusCode.INTERNAL
         assert SECRET not in str(refused.value)
-        sidecar.pipeline.broken = False
+        BuggyControl.broken = False
         client.register()
         client.good()
-    assert [one["text"] for one in internal_errors(lines)] == [SECRET]
+    assert SECRET in [one["text"] for one in internal_errors(lines)]
 
 
 def test_a_log_that_nobody_reads_any_more_costs_no_batch(serve, artifacts, home):
@@ -177,4 +184,6 @@ def test_a_log_that_nobody_reads_any_more_costs_no_batch(serve, artifacts, home)
         client.register()
         assert client.observe(b"\xff").code is grpc.StatusCode.INVALID_ARGUMENT
         client.good()
-        assert float(client.series()["stethoscope_log_lines_suppressed_total"]) == 3  # started, registered, rejected
+        assert (
+            float(client.series()["stethoscope_log_lines_suppressed_total"]) == 4
+        )  # started, kernels, registered, rejected

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import psutil
 import pytest
 
 from protos.stethoscope.v1 import ingest_pb2
@@ -45,7 +44,7 @@ def test_a_hundred_thousand_requests_and_tenants_leave_the_series_and_the_memory
     steps = DISTINCT // EACH
     for number in range(steps // 5):  # past every bound once: tables are full, pools are warm
         assert client.observe(crowd(number)).result.outcome == ingest_pb2.OUTCOME_SCORED
-    series, rss = client.series().keys(), psutil.Process(process.pid).memory_info().rss
+    series, rss = client.series().keys(), process.rss()
     for number in range(steps // 5, steps):
         assert client.observe(crowd(number)).result.outcome == ingest_pb2.OUTCOME_SCORED
     after = client.series()
@@ -54,7 +53,7 @@ def test_a_hundred_thousand_requests_and_tenants_leave_the_series_and_the_memory
     assert float(after["stethoscope_requests_tracked"]) == TRACKED
     assert float(after["stethoscope_requests_evicted_total"]) == DISTINCT - TRACKED
     assert float(after["stethoscope_dedup_evicted_total"]) == steps - 50
-    assert psutil.Process(process.pid).memory_info().rss - rss < 16 * MIB
+    assert process.rss() - rss < 16 * MIB
     page = client.scrape() + client.scrape(accept="application/openmetrics-text")
     assert not [word for word in ("tenant-", "request-", "route-", "x-9") if word in page]
 

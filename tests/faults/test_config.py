@@ -70,6 +70,8 @@ BROKEN = {
     "limits.segments above limits.requests": {"limits.segments": 100, "limits.requests": 10},
     "coverage.window_s above coverage.forget_s": {"coverage.window_s": 10, "coverage.forget_s": 5},
     "coverage.window_s as long as coverage.forget_s": {"coverage.window_s": 5, "coverage.forget_s": 5},
+    "ladder.low as high as ladder.high": {"ladder.low": 2, "ladder.high": 2},
+    "ladder.up_s above ladder.max_up_s": {"ladder.up_s": 10, "ladder.max_up_s": 5},
 }
 
 

@@ -16,11 +16,11 @@ from sidecar.errors import Rejected
 from sidecar.ingest import decode
 from sidecar.ingest.checks import parse
 from sidecar.ingest.decode import Decoder
-from sidecar.pipeline import Pipeline
-from sidecar.types import EngineId, StepBatch, TapLedgerCounts, TrafficReport
-from tests.builders import LAYERS, MODEL, WIDTH, wire_batch, wire_model, write_control, write_probe
+from sidecar.types import StepBatch
+from tests.builders import LAYERS, WIDTH, wire_batch, wire_model, write_control, write_probe
 from tests.faults.survivor import encoded
 from tests.faults.values import ELEMENTS, as_tensor, bits
+from tests.hot import Hot
 
 MANY = settings(max_examples=400, deadline=None)
 CLOCK = ManualClock()
@@ -125,30 +125,28 @@ def test_any_sound_batch_is_decoded_to_what_it_says(batch):
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
+def hot(tmp_path_factory):
     from probes.registry import load_folder
 
     root = tmp_path_factory.mktemp("artifacts")
     write_probe(root, "first", column=0)
     write_control(root)
-    made = Pipeline(Config(), CLOCK, lambda _: None)
-    made.load(load_folder(root, limit=9))
-    made.register(MODEL, TrafficReport(EngineId("engine-0"), 0, 0, (), 0, TapLedgerCounts()))
+    made = Hot(CLOCK, artifacts=load_folder(root, limit=9))
+    made.register()
     return made
 
 
 @MANY
 @given(raw=mutated())
-def test_any_accident_to_a_batch_has_one_outcome_all_the_way_through_and_the_ledger_balances(pipeline, raw):
-    before = pipeline.snapshot(0.0).step_batches
+def test_any_accident_to_a_batch_has_one_outcome_all_the_way_through_and_the_ledger_balances(hot, raw):
+    before = hot.snapshot().step_batches
     made = decoded(raw)
-    pipeline.arrive()
     if isinstance(made, Rejected):
-        pipeline.reject(made)
+        hot.pipeline.arrive()
+        hot.pipeline.reject(made)
     else:
-        pipeline.submit(made, 0.0)
-        pipeline.settle()
-    after = pipeline.snapshot(0.0)
+        hot.submit(made)
+    after = hot.snapshot()
     assert after.step_batches.received == before.received + 1
     assert after.step_batches.balanced
     assert after.rows.balanced

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -10,10 +11,10 @@ import grpc
 import pytest
 
 from protos.stethoscope.v1 import ingest_pb2
-from sidecar import service
-from sidecar.pipeline import Pipeline, Result
+from sidecar.pipeline import Arrival, Pipeline, Result
 from sidecar.service import Sidecar
 from sidecar.types import StepBatch
+from sidecar.worker.build import Parts
 from tests.builders import wire_batch
 from tests.service.client import Answer, Client
 
@@ -27,11 +28,11 @@ class SlowPipeline(Pipeline):
     entered = threading.Event()
     go_on = threading.Event()
 
-    def _score(self, batch: StepBatch) -> Result:
+    def _score(self, batch: StepBatch, arrival: Arrival) -> Result:
         if batch.step == SLOW_STEP:
             self.entered.set()
             assert self.go_on.wait(DEADLINE_S)
-        return super()._score(batch)
+        return super()._score(batch, arrival)
 
 
 def by_observe(client: Client, answers: list[Answer]) -> None:
@@ -47,12 +48,13 @@ def by_stream(client: Client, answers: list[Answer]) -> None:
 
 @pytest.mark.parametrize("send", [by_observe, by_stream])
 def test_a_batch_under_way_at_the_stop_is_scored_and_answered(
-    serve: Callable[..., Sidecar], monkeypatch: pytest.MonkeyPatch, send: Callable[[Client, list[Answer]], None]
+    serve: Callable[..., Sidecar], lines: list[str], send: Callable[[Client, list[Answer]], None]
 ) -> None:
-    monkeypatch.setattr(service, "Pipeline", SlowPipeline)
     SlowPipeline.entered.clear()
     SlowPipeline.go_on.clear()
-    sidecar, answers = serve(), list[Answer]()
+    slow = Parts(pipeline=SlowPipeline)
+    sidecar = serve(lambda config: Sidecar(config, write_log=lines.append, parts=slow))
+    answers = list[Answer]()
     with Client(sidecar) as client:
         client.register()
         sender = threading.Thread(target=send, args=(client, answers))
@@ -68,8 +70,8 @@ def test_a_batch_under_way_at_the_stop_is_scored_and_answered(
     (answer,) = answers
     assert answer.result is not None
     assert answer.result.outcome == ingest_pb2.OUTCOME_SCORED
-    counts = sidecar.snapshot().step_batches
-    assert (counts.received, counts.scored, counts.in_flight) == (1, 1, 0)
+    stopped = json.loads(lines[-1])
+    assert (stopped["event"], stopped["received"], stopped["scored"], stopped["in_flight"]) == ("stopped", 1, 1, 0)
 
 
 def wait_until_refused(sidecar: Sidecar) -> None:

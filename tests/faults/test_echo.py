@@ -35,6 +35,7 @@ def test_another_model_is_refused_without_saying_what_was_sent_or_what_is_served
     changed = {name for name, value in survivor.client.series().items() if before.get(name) != value}
     assert {name.split("{")[0] for name in changed} <= {
         "stethoscope_engines_refused_total",
+        "stethoscope_counts_age_seconds",
         "stethoscope_uptime_seconds",
         "stethoscope_http_requests_total",
     }

@@ -12,17 +12,13 @@ from protos.stethoscope.v1 import ingest_pb2
 from sidecar.clock import ManualClock
 from sidecar.config import Config
 from sidecar.errors import DropReason
-from sidecar.ingest.decode import Decoder
-from sidecar.pipeline import Pipeline, TooManyEnginesError
+from sidecar.pipeline import TooManyEnginesError
 from sidecar.service import Sidecar
-from sidecar.types import EngineId, TapLedgerCounts, TrafficReport
-from tests.builders import MODEL, wire_batch, write_control
+from sidecar.types import EngineId
+from tests.builders import wire_batch, write_control
 from tests.faults.survivor import standing
+from tests.hot import Hot
 from tests.service.client import Client
-
-
-def arrival(name: str) -> TrafficReport:
-    return TrafficReport(EngineId(name), 0, 0, (), 0, TapLedgerCounts())
 
 
 @pytest.fixture
@@ -31,34 +27,32 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def pipeline(clock: ManualClock) -> Pipeline:
-    return Pipeline(Config(), clock, lambda _: None)
+def hot(clock: ManualClock) -> Hot:
+    return Hot(clock)
 
 
-def full(pipeline: Pipeline) -> None:
+def full(hot: Hot) -> None:
     for i in range(Config().limits.engines):
-        pipeline.register(MODEL, arrival(f"engine-{i}"))
+        hot.register(f"engine-{i}")
     with pytest.raises(TooManyEnginesError):
-        pipeline.register(MODEL, arrival("one-more"))
+        hot.register("one-more")
 
 
-def test_engines_that_register_and_never_send_do_not_keep_their_places(pipeline, clock):
-    full(pipeline)
+def test_engines_that_register_and_never_send_do_not_keep_their_places(hot, clock):
+    full(hot)
     clock.advance(Config().coverage.forget_s + 1)
-    pipeline.snapshot(0.0)
-    pipeline.register(MODEL, arrival("one-more"))
+    hot.snapshot()
+    hot.register("one-more")
 
 
-def test_an_engine_that_is_connected_or_still_sends_keeps_its_place(pipeline, clock):
-    full(pipeline)
-    pipeline.stream_opened(EngineId("engine-0"))
+def test_an_engine_that_is_connected_or_still_sends_keeps_its_place(hot, clock):
+    full(hot)
+    hot.pipeline.stream_opened(EngineId("engine-0"))
     clock.advance(Config().coverage.forget_s - 1)
-    batch = wire_batch(engine_id="engine-1", taken_ns=clock.unix_ns())
-    pipeline.arrive()
-    pipeline.submit(Decoder(Config().limits, clock).step_batch(batch), 0.0)
+    hot.submit(wire_batch(engine_id="engine-1", taken_ns=clock.unix_ns()))
     clock.advance(2)
-    pipeline.snapshot(0.0)
-    assert [pipeline.coverage.knows(EngineId(f"engine-{i}")) for i in range(3)] == [True, True, False]
+    hot.snapshot()
+    assert [hot.pipeline.coverage.knows(EngineId(f"engine-{i}")) for i in range(3)] == [True, True, False]
 
 
 def test_one_engine_too_many_is_refused_and_counted_and_the_others_go_on(serve):
@@ -70,20 +64,18 @@ def test_one_engine_too_many_is_refused_and_counted_and_the_others_go_on(serve):
             client.register(engine="engine-2")
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert client.moved(before) == {}
-        after = {**standing(client.series()), "stethoscope_engines_refused_total": "0.0"}
+        after = {**standing(client.series()), "stethoscope_engines_refused_total": "0"}
         assert after == standing(before)
-        assert client.series()["stethoscope_engines_refused_total"] == "1.0"
+        assert client.series()["stethoscope_engines_refused_total"] == "1"
         client.good()
 
 
-def test_a_batch_after_the_end_is_dropped_and_the_ledger_still_balances(pipeline, clock):
-    pipeline.register(MODEL, arrival("engine-0"))
-    pipeline.end_all()
-    late = Decoder(Config().limits, clock).step_batch(wire_batch(taken_ns=clock.unix_ns()))
-    pipeline.arrive()
-    result = pipeline.submit(late, 0.0)
+def test_a_batch_after_the_end_is_dropped_and_the_ledger_still_balances(hot, clock):
+    hot.register()
+    hot.pipeline.end_all()
+    result = hot.submit(wire_batch(taken_ns=clock.unix_ns()))
     assert (result.scored, result.reason) == (False, DropReason.SHUTTING_DOWN)
-    counts = pipeline.snapshot(0.0)
+    counts = hot.snapshot()
     assert counts.step_batches.dropped[DropReason.SHUTTING_DOWN] == 1
     assert counts.rows.dropped[DropReason.SHUTTING_DOWN] == 3
     assert counts.step_batches.balanced

@@ -13,13 +13,10 @@ from hypothesis import strategies as st
 
 from protos.stethoscope.v1 import ingest_pb2
 from sidecar.clock import ManualClock
-from sidecar.config import Config
-from sidecar.ingest.decode import Decoder
-from sidecar.pipeline import Pipeline
 from sidecar.snapshot import EndedRequest
-from sidecar.types import EngineId, TapLedgerCounts, TrafficReport
-from tests.builders import MODEL, WIDTH, axis, manifest_fields, wire_batch
+from tests.builders import WIDTH, axis, manifest_fields, wire_batch
 from tests.faults.survivor import standing
+from tests.hot import Hot
 
 SCORED, DROPPED = ingest_pb2.OUTCOME_SCORED, ingest_pb2.OUTCOME_DROPPED
 
@@ -109,7 +106,7 @@ def test_the_memory_of_batch_ids_is_bounded_and_says_when_it_forgets(serve):
         client.register()
         for i in range(5):
             client.good(batch_id=f"b{i}")
-        assert client.series()["stethoscope_dedup_evicted_total"] == "1.0"
+        assert client.series()["stethoscope_dedup_evicted_total"] == "1"
         assert client.observe(wire_batch(batch_id="b4")).result.reason == "duplicate"
         assert client.observe(wire_batch(batch_id="b0")).result.outcome == SCORED
 
@@ -125,15 +122,16 @@ def test_the_end_of_a_request_does_not_end_one_whose_id_begins_alike(client):
     requests = [("req-1", (0,)), ("req-10", (0,)), ("req-", (0,))]
     client.good(requests=requests)
     client.good(requests=[("other", (0, 1, 2))], finished_request_ids=["req-1", "req"])
-    assert client.series()["stethoscope_requests_tracked"] == "3.0"
-    assert client.series()['stethoscope_probe_request_score_count{probe="first"}'] == "1.0"
+    assert client.series()["stethoscope_requests_tracked"] == "3"
+    assert client.series()['stethoscope_probe_request_score_count{probe="first"}'] == "1"
 
 
 def test_the_ends_of_requests_that_were_never_seen_are_not_remembered():
     """A client that confuses its ids must not make the sidecar grow."""
     clock = ManualClock()
-    pipeline, decoder = Pipeline(Config(), clock, lambda _: None), Decoder(Config().limits, clock)
-    pipeline.register(MODEL, TrafficReport(EngineId("engine-0"), 0, 0, (), 0, TapLedgerCounts()))
+    hot = Hot(clock)
+    hot.register()
+    pipeline, decoder = hot.pipeline, hot.decoder
     tracemalloc.start()
     try:
         for step in range(20):
@@ -174,9 +172,8 @@ def artifacts_in_memory(tmp_path_factory):
 def test_no_request_ever_gets_a_row_of_another(artifacts_in_memory, steps):
     """Each request's final score by any aggregation is that of its own rows alone, whoever shared its steps."""
     clock, ended = ManualClock(), list[EndedRequest]()
-    pipeline, decoder = Pipeline(Config(), clock, ended.append), Decoder(Config().limits, clock)
-    pipeline.load(artifacts_in_memory)
-    pipeline.register(MODEL, TrafficReport(EngineId("engine-0"), 0, 0, (), 0, TapLedgerCounts()))
+    hot = Hot(clock, ended.append, artifacts_in_memory)
+    hot.register()
     given_rows: defaultdict[str, list[float]] = defaultdict(list)
     for one in steps:
         requests, values = [], []
@@ -187,9 +184,8 @@ def test_no_request_ever_gets_a_row_of_another(artifacts_in_memory, steps):
             values += readings
         rows = np.repeat(np.array(values, dtype=np.float32)[:, None], WIDTH, axis=1)
         wire = wire_batch(rows, requests=requests, taken_ns=clock.unix_ns())
-        pipeline.arrive()
-        assert pipeline.submit(decoder.step_batch(wire), 0.0).scored
-    pipeline.end_all()
+        assert hot.submit(wire).scored
+    hot.pipeline.end_all()
     assert {one.request_id for one in ended} == set(given_rows)
     for one in ended:
         scores = {score.name: score.score for score in one.scores}

@@ -32,7 +32,7 @@ def test_a_refused_batch_is_one_line_with_its_reason_and_field(client, lines):
 def test_a_scored_or_dropped_batch_is_no_line(client, lines):
     client.good(batch_id="one")
     client.observe(wire_batch(batch_id="one"))
-    assert {event["event"] for event in map(json.loads, lines)} == {"started", "engine_registered"}
+    assert {event["event"] for event in map(json.loads, lines)} == {"started", "kernels", "engine_registered"}
 
 
 def test_a_flood_of_bad_batches_is_at_most_ten_lines_a_second_and_none_is_forgotten(client, lines):

@@ -91,6 +91,8 @@ def test_what_is_no_batch_and_wrong_ends_its_stream_and_changes_nothing(client, 
     assert {name.partition("{")[0] for name in named} <= {
         "stethoscope_blind",  # engine-0 has lost its stream
         "stethoscope_engines_connected",
+        "stethoscope_engine_streams",
+        "stethoscope_counts_age_seconds",
         "stethoscope_uptime_seconds",
         "stethoscope_http_requests_total",
     }

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from protos.stethoscope.v1 import ingest_pb2
-from sidecar.config import Config
+from sidecar.pipeline import Pipeline
 from sidecar.service import Sidecar
 from sidecar.snapshot import EndedRequest
 from sidecar.types import TraceParent
+from sidecar.worker.build import Parts
 from tests.builders import wire_batch
 from tests.service.client import Client
 
@@ -53,21 +53,16 @@ VALID = {
 }
 
 
-class Listening(Sidecar):
-    """Keeps the requests that ended."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config, write_log=lambda _: None)
-        self.ended: list[EndedRequest] = []
-
-    def _request_ended(self, ended: EndedRequest) -> None:
-        self.ended.append(ended)
-        super()._request_ended(ended)
+@pytest.fixture
+def ended() -> list[EndedRequest]:
+    return []
 
 
 @pytest.fixture
-def client(serve: Callable[..., Sidecar]) -> Iterator[Client]:
-    with Client(serve(Listening)) as one:
+def client(serve: Callable[..., Sidecar], ended: list[EndedRequest]) -> Iterator[Client]:
+    """A client of a sidecar whose ended requests are kept."""
+    keeping = Parts(pipeline=lambda config, clock, _, ledger: Pipeline(config, clock, ended.append, ledger))
+    with Client(serve(lambda config: Sidecar(config, write_log=lambda _: None, parts=keeping))) as one:
         one.register()
         yield one
 
@@ -80,15 +75,15 @@ def with_trace(header: str, state: str = "") -> ingest_pb2.StepBatch:
     return batch
 
 
-def trace_of_its_request(client: Client, batch: ingest_pb2.StepBatch) -> TraceParent | None:
+def trace_of_its_request(client: Client, ended: list[EndedRequest], batch: ingest_pb2.StepBatch) -> TraceParent | None:
     """Send the batch, end its request, and return the trace that the request carried."""
     answer = client.observe(batch)
     assert answer.result is not None
     assert answer.result.outcome == ingest_pb2.OUTCOME_SCORED
     client.good(requests=[("next", (0, 1, 2))], finished_request_ids=["req-0"])
-    sidecar: Any = client.sidecar
-    (ended,) = [one for one in sidecar.ended if one.request_id == "req-0"]
-    return ended.traceparent
+    client.status()  # behind the accounting
+    (mine,) = [one for one in ended if one.request_id == "req-0"]
+    return mine.traceparent
 
 
 def ignored(client: Client) -> float:
@@ -96,38 +91,38 @@ def ignored(client: Client) -> float:
 
 
 @pytest.mark.parametrize("header", BAD.values(), ids=BAD.keys())
-def test_a_bad_traceparent_is_ignored_and_counted_and_its_batch_is_scored(client, header):
-    assert trace_of_its_request(client, with_trace(header)) is None
+def test_a_bad_traceparent_is_ignored_and_counted_and_its_batch_is_scored(client, ended, header):
+    assert trace_of_its_request(client, ended, with_trace(header)) is None
     assert ignored(client) == 1
     assert "# {" not in client.scrape(accept="application/openmetrics-text")
 
 
 @pytest.mark.parametrize(("header", "sampled"), VALID.values(), ids=VALID.keys())
-def test_a_valid_traceparent_reaches_the_request_and_its_exemplars(client, header, sampled):
-    assert trace_of_its_request(client, with_trace(header)) == TraceParent(TRACE, SPAN, sampled)
+def test_a_valid_traceparent_reaches_the_request_and_its_exemplars(client, ended, header, sampled):
+    assert trace_of_its_request(client, ended, with_trace(header)) == TraceParent(TRACE, SPAN, sampled)
     assert ignored(client) == 0
     assert f'trace_id="{TRACE}"' in client.scrape(accept="application/openmetrics-text")
 
 
 @pytest.mark.parametrize("size", [513, 1 << 19])
-def test_an_oversized_tracestate_costs_the_trace_and_is_counted(client, size):
-    assert trace_of_its_request(client, with_trace(GOOD, "k=" + "v" * (size - 2))) is None
+def test_an_oversized_tracestate_costs_the_trace_and_is_counted(client, ended, size):
+    assert trace_of_its_request(client, ended, with_trace(GOOD, "k=" + "v" * (size - 2))) is None
     assert ignored(client) == 1
 
 
 @pytest.mark.parametrize("state", ["k=v", "\n", "\x1b[31m", "v" * 512])
-def test_a_tracestate_within_the_limit_is_nobodys_business(client, state):
-    assert trace_of_its_request(client, with_trace(GOOD, state)) == TraceParent(TRACE, SPAN, True)
+def test_a_tracestate_within_the_limit_is_nobodys_business(client, ended, state):
+    assert trace_of_its_request(client, ended, with_trace(GOOD, state)) == TraceParent(TRACE, SPAN, True)
     assert ignored(client) == 0
 
 
-def test_a_bad_traceparent_of_one_request_does_not_touch_its_neighbours(client):
+def test_a_bad_traceparent_of_one_request_does_not_touch_its_neighbours(client, ended):
     batch = wire_batch(requests=[("a", (0,)), ("b", (0,)), ("c", (0,))])
     batch.segments.traceparents.extend([GOOD, "nonsense", ""])
     client.observe(batch)
     client.good(requests=[("next", (0, 1, 2))], finished_request_ids=["a", "b", "c"])
-    sidecar: Any = client.sidecar
-    traces = {one.request_id: one.traceparent for one in sidecar.ended}
+    client.status()  # behind the accounting
+    traces = {one.request_id: one.traceparent for one in ended}
     assert traces == {"a": TraceParent(TRACE, SPAN, True), "b": None, "c": None}
     assert ignored(client) == 1
 

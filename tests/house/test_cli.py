@@ -67,7 +67,7 @@ def test_environment_beats_the_file_and_flags_beat_both(tmp_path):
 
 
 def test_check_reads_the_shipped_artifacts(capsys):
-    from sidecar.demo.run import shipped_artifacts
+    from sidecar.demo.options import shipped_artifacts
 
     assert main(["check", "--artifacts", str(shipped_artifacts())]) == 0
     out = capsys.readouterr().out

@@ -24,8 +24,7 @@ def plan_of(*taps: TapPoint, control: bool = True) -> Plan:
             ("c",),
             np.ones((WIDTH, 1), np.float32),
             np.zeros(1, np.float32),
-            np.zeros(0, np.intp),
-            np.zeros(0, np.intp),
+            slice(0, 0),
             Control(0, -1, 1, 0) if control else None,
         )
         for tap in taps

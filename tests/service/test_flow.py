@@ -139,7 +139,7 @@ def test_a_reload_reaches_the_tap_and_each_batch_has_one_generation(client, arti
     stream.send_batch(wire_batch())
     newest = client.status().plan_generation
     seen = []
-    while not seen or not seen[-1].HasField("control") or len(seen[-1].control.tap_points) < 2:
+    while not (any(one.HasField("result") for one in seen) and any(len(one.control.tap_points) == 2 for one in seen)):
         seen.append(stream.next())
     results = [reply.result for reply in seen if reply.HasField("result")]
     assert [result.plan_generation for result in results] == [newest]

@@ -10,7 +10,7 @@ from protos.stethoscope.v1 import ingest_pb2
 from tests.service_fixtures import artifacts, home, lines, serve
 from tests.tap.receiver import Receiver, control
 
-__all__ = ["address", "artifacts", "home", "lines", "make_receiver", "receiver", "serve"]
+__all__ = ["address", "artifacts", "home", "lines", "make_receiver", "receiver", "serve", "transport"]
 
 MakeReceiver = Callable[[ingest_pb2.Control], Receiver]
 
@@ -20,15 +20,21 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A Unix socket with a short path: tmp_path can be longer than a socket's name may be."""
     folder = tmp_path_factory.getbasetemp()
     path = folder / f"{uuid.uuid4().hex[:8]}.sock"
-    return f"unix:{path}" if len(str(path)) < 100 else f"unix:{Path('/tmp') / path.name}"
+    return f"unix:{path}" if len(str(path)) < 95 else f"unix:{Path('/tmp') / path.name}"
 
 
 @pytest.fixture
-def make_receiver(address: str) -> Iterator[MakeReceiver]:
+def transport() -> str:
+    """How batches go: "grpc", or "ring" where a module's own fixture of this name says so."""
+    return "grpc"
+
+
+@pytest.fixture
+def make_receiver(address: str, transport: str) -> Iterator[MakeReceiver]:
     made: list[Receiver] = []
 
     def make(settings: ingest_pb2.Control) -> Receiver:
-        receiver = Receiver(address, settings)
+        receiver = Receiver(address, settings, rings=transport == "ring")
         receiver.start()
         made.append(receiver)
         return receiver

@@ -1,4 +1,4 @@
-"""A small real sidecar for the tap's tests: a gRPC server that speaks the protocol, decodes what comes and remembers it."""
+"""A small real sidecar for the tap's tests: speaks the protocol, by gRPC and by shared rings, and remembers what comes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.stethoscope.v1 import control_pb2, ingest_pb2
+from sidecar.address import CONTROL, INGEST, ring_path
 from sidecar.types import TapPoint, UnseenReason
+from tests.tap.ring_host import DEADLINE_S as DEADLINE_S  # noqa: PLC0414 - for the tests, explicitly
+from tests.tap.ring_host import RingHost
 
-DEADLINE_S = 20.0
 _DTYPES = {ingest_pb2.ELEMENT_TYPE_F32: np.float32, ingest_pb2.ELEMENT_TYPE_F16: np.float16}
 _UNSEEN = dict(enumerate(UnseenReason, 1))
 Rows = dict[int, npt.NDArray[np.float32]]
@@ -78,10 +80,17 @@ def _scored(batch: ingest_pb2.StepBatch) -> ingest_pb2.StepResult:
     return ingest_pb2.StepResult(batch_id=batch.batch_id, outcome=ingest_pb2.OUTCOME_SCORED, plan_generation=1)
 
 
-class Receiver:
-    """Answers every batch by ``answer``, unless frozen. Everything received stands in lists, guarded by ``changed``."""
+def _repeated(batch: ingest_pb2.StepBatch) -> ingest_pb2.StepResult:
+    return ingest_pb2.StepResult(batch_id=batch.batch_id, outcome=ingest_pb2.OUTCOME_DROPPED, reason="duplicate")
 
-    def __init__(self, address: str, settings: ingest_pb2.Control) -> None:
+
+class Receiver:
+    """Answers every batch by ``answer``, unless frozen. Everything received stands in lists, guarded by ``changed``.
+
+    A batch id that came before is answered as a sidecar does, and stands in ``repeated`` alone. ``host`` offers rings if set.
+    """
+
+    def __init__(self, address: str, settings: ingest_pb2.Control, *, rings: bool = False) -> None:
         self.address = address
         self.settings = settings
         self.answer: Callable[[ingest_pb2.StepBatch], ingest_pb2.StepResult | None] = _scored
@@ -89,6 +98,14 @@ class Receiver:
         self.changed = threading.Condition()
         self.registrations: list[control_pb2.RegisterRequest] = []
         self.requests: list[ingest_pb2.StreamRequest] = []
+        self.repeated: list[str] = []
+        self.by_ring = 0  # of all messages
+        self.plan: control_pb2.FetchPlanResponse | None = None
+        self.fetches: list[int] = []  # known generations
+        self.host: RingHost | None = None
+        path = ring_path(address)
+        if rings and path is not None:
+            self.host = RingHost(path, self._from_slot)
         self._flowing = threading.Event()
         self._flowing.set()
         self._pushes: list[SimpleQueue[ingest_pb2.StreamResponse]] = []
@@ -97,12 +114,16 @@ class Receiver:
     def start(self) -> None:
         self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
         handlers = {
-            "ControlService": {"Register": grpc.unary_unary_rpc_method_handler(self._register)},
-            "IngestService": {"Stream": grpc.stream_stream_rpc_method_handler(self._stream)},
+            CONTROL: {
+                "Register": grpc.unary_unary_rpc_method_handler(self._register),
+                "FetchPlan": grpc.unary_unary_rpc_method_handler(self._fetch_plan),
+            },
+            INGEST: {"Stream": grpc.stream_stream_rpc_method_handler(self._stream)},
         }
         for service, methods in handlers.items():
-            name = f"stethoscope.v1.{service}"
-            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
+        if self.host is not None:
+            self.host.start()
         assert self._server.add_insecure_port(self.address)
         self._server.start()
 
@@ -111,6 +132,8 @@ class Receiver:
         if self._server is not None:
             self._server.stop(0).wait(DEADLINE_S)
             self._server = None
+            if self.host is not None:
+                self.host.stop()
 
     def freeze(self) -> None:
         """Stop reading and answering, with the connection open: what SIGSTOP does to a sidecar."""
@@ -189,7 +212,10 @@ class Receiver:
 
     def _stream(self, incoming: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         answers: SimpleQueue[ingest_pb2.StreamResponse | None] = SimpleQueue()
-        answers.put(ingest_pb2.StreamResponse(control=self.settings))
+        first = ingest_pb2.StreamResponse(control=self.settings)
+        if self.host is not None:
+            first.control.ring_ticket = self.host.ticket()
+        answers.put(first)
         self._pushes.append(answers)  # type: ignore[arg-type]
         threading.Thread(target=self._read, args=(incoming, answers), daemon=True).start()
         while context.is_active():
@@ -204,27 +230,71 @@ class Receiver:
     def _read(self, incoming: Iterator[bytes], answers: Any) -> None:
         try:
             for raw in incoming:
-                self._flowing.wait(DEADLINE_S)
-                request = ingest_pb2.StreamRequest.FromString(raw)
-                with self.changed:
-                    self.requests.append(request)
-                    self.changed.notify_all()
-                if request.HasField("step_batch"):
-                    result = self.answer(request.step_batch)
-                    if result is not None:
-                        answers.put(ingest_pb2.StreamResponse(result=result))
+                response = self._handle(ingest_pb2.StreamRequest.FromString(raw))
+                if response is not None:
+                    answers.put(response)
             answers.put(None)
         except grpc.RpcError:
             return  # the client went away
 
+    def _from_slot(self, message: memoryview, slot: memoryview) -> bytes | None:
+        """What came by a ring, made the same as what comes by gRPC. The reply; None if there is none yet."""
+        request = ingest_pb2.StreamRequest.FromString(bytes(message))
+        for tensor in request.step_batch.tensors:
+            lift(tensor, slot)
+            if tensor.HasField("sample"):
+                lift(tensor.sample, slot)
+        self.by_ring += 1
+        response = self._handle(request)
+        if response is not None:
+            return response.SerializeToString()
+        return None if request.HasField("step_batch") else b""
+
+    def _handle(self, request: ingest_pb2.StreamRequest) -> ingest_pb2.StreamResponse | None:
+        self._flowing.wait(DEADLINE_S)
+        batch_id = request.step_batch.batch_id
+        with self.changed:
+            again = bool(batch_id) and any(one.step_batch.batch_id == batch_id for one in self.requests)
+            if again:
+                self.repeated.append(batch_id)
+            else:
+                self.requests.append(request)
+            self.changed.notify_all()
+        if not request.HasField("step_batch"):
+            return None
+        result = _repeated(request.step_batch) if again else self.answer(request.step_batch)
+        return None if result is None else ingest_pb2.StreamResponse(result=result)
+
+    def _fetch_plan(self, raw: bytes, context: grpc.ServicerContext) -> bytes:
+        known = control_pb2.FetchPlanRequest.FromString(raw).known_generation
+        with self.changed:
+            self.fetches.append(known)
+            self.changed.notify_all()
+        if self.plan is None:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "no plan yet")
+        if self.plan.generation == known:
+            return control_pb2.FetchPlanResponse(generation=known).SerializeToString()
+        return self.plan.SerializeToString()
+
+
+def lift(holder: ingest_pb2.TapTensor | ingest_pb2.RawSample, slot: memoryview) -> None:
+    """Take the bytes that a span names into the message. Fails unless the tensor keeps to the contract of a slot."""
+    kind = holder.WhichOneof("payload")
+    assert kind in ("raw_slot", "projected_slot"), kind
+    span = getattr(holder, kind)
+    assert span.offset % 64 == 0
+    assert span.offset + span.size <= len(slot)
+    setattr(holder, kind.removesuffix("_slot"), bytes(slot[span.offset : span.offset + span.size]))
+
 
 def decode(tensor: ingest_pb2.TapTensor) -> npt.NDArray[np.float32]:
-    """float32 [rows, columns], whatever the wire type."""
+    """float32 [rows, columns], whatever the wire type; readings if they are what was sent."""
+    raw = tensor.projected or tensor.raw
     shape = (tensor.rows, tensor.columns)
     if tensor.dtype == ingest_pb2.ELEMENT_TYPE_BF16:
-        upper = np.frombuffer(tensor.raw, "<u2").astype(np.uint32) << 16
+        upper = np.frombuffer(raw, "<u2").astype(np.uint32) << 16
         return upper.view(np.float32).reshape(shape)
-    return np.frombuffer(tensor.raw, _DTYPES[tensor.dtype]).astype(np.float32).reshape(shape)
+    return np.frombuffer(raw, _DTYPES[tensor.dtype]).astype(np.float32).reshape(shape)
 
 
 def blocks(*layers: int) -> tuple[TapPoint, ...]:

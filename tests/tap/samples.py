@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sidecar.tap.step import CapturedStep, RequestInfo, StepSegment
+from sidecar.tap.step import CapturedStep, RequestInfo, Sample, StepSegment, wire_bytes
 from sidecar.types import ElementType, ModelIdentity, Phase, TapPoint
 
 IDENTITY = ModelIdentity("tiny", "LlamaForCausalLM", 4, 8, dtype="float32", engine="test", engine_version="1")
@@ -17,24 +17,29 @@ IDENTITY = ModelIdentity("tiny", "LlamaForCausalLM", 4, 8, dtype="float32", engi
 @dataclass(frozen=True, slots=True)
 class NumpyStates:
     rows: npt.NDArray[np.float32]
+    projected: bool = False
+    sample: Sample | None = None
+    dtype: ElementType = ElementType.F32
 
     @property
     def shape(self) -> tuple[int, int]:
         return (self.rows.shape[0], self.rows.shape[1])
 
     @property
-    def nbytes(self) -> int:
+    def held_bytes(self) -> int:
         return self.rows.nbytes
 
     def part(self, start: int, stop: int) -> NumpyStates:
-        return NumpyStates(self.rows[start:stop])
+        sample = None if self.sample is None else self.sample.part(start, stop)
+        return NumpyStates(self.rows[start:stop], self.projected, sample)
 
-    def encode(self) -> tuple[ElementType, bytes]:
-        return ElementType.F32, self.rows.astype("<f4").tobytes()
+    def write(self, into: memoryview) -> None:
+        np.copyto(np.frombuffer(into, "<f4").reshape(self.shape), self.rows)
 
 
 class BrokenStates(NumpyStates):
-    def encode(self) -> tuple[ElementType, bytes]:
+    def write(self, into: memoryview) -> None:
+        into[:1] = b"x"
         raise ValueError("cannot be read")
 
 
@@ -54,4 +59,4 @@ def step(name: str = "r", first: int = 0, rows: int = 1, *, number: int = 1, col
 
 def captured(segments: tuple[StepSegment, ...], values: NumpyStates, number: int = 1) -> CapturedStep:
     tokens = sum(len(one.positions) for one in segments)
-    return CapturedStep(time.time_ns(), number, segments, ((TapPoint(1), values),), tokens, values.nbytes)
+    return CapturedStep(time.time_ns(), number, segments, ((TapPoint(1), values),), tokens, wire_bytes(values))

@@ -12,7 +12,7 @@ import torch
 from protos.stethoscope.v1 import ingest_pb2
 from sidecar.tap.client import TapClient
 from sidecar.tap.identity import identify
-from sidecar.tap.link import LinkLimits
+from sidecar.tap.limits import LinkLimits
 from sidecar.tap.transformers import attach
 from sidecar.tap.transformers.blocks import find_blocks
 from sidecar.tap.transformers.tap import tap_of

@@ -16,6 +16,11 @@ from tests.tap.receiver import control
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
 
+@pytest.fixture(params=["grpc", "ring"])
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 def _run(script: str, address: str, *, expect: int = 0) -> str:
     environment = os.environ | {"STETHOSCOPE_ADDRESS": address, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", textwrap.dedent(script)]
@@ -24,10 +29,10 @@ def _run(script: str, address: str, *, expect: int = 0) -> str:
     return done.stdout
 
 
-def test_in_a_child_of_fork_the_tap_is_off_and_the_model_works(make_receiver: MakeReceiver) -> None:
+def test_in_a_child_of_fork_the_tap_is_off_and_the_model_works(make_receiver: MakeReceiver, transport: str) -> None:
     receiver = make_receiver(control((1,)))
     script = """
-        import os, torch
+        import os, sys, torch
         from sidecar.tap.transformers import attach
         from tests.tap.engine import until
         from tests.tap.models import tiny
@@ -43,7 +48,7 @@ def test_in_a_child_of_fork_the_tap_is_off_and_the_model_works(make_receiver: Ma
             off = tap.client.off and not tap.client.connected and tap.errors() == {}
             off = off and tap.client.traffic.counts().tokens_computed == 3
             tap.detach()
-            os._exit(7 if off else 8)
+            sys.exit(7 if off else 8)  # by way of atexit
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         model(tokens)
         tap.detach(5.0)
@@ -51,6 +56,7 @@ def test_in_a_child_of_fork_the_tap_is_off_and_the_model_works(make_receiver: Ma
     assert _run(script, receiver.address).split() == ["7"]
     assert receiver.reports[-1].tokens_computed == 6
     assert receiver.goodbyes == 1
+    assert receiver.by_ring == (len(receiver.requests) if transport == "ring" else 0)
 
 
 def test_a_script_that_just_ends_says_goodbye(make_receiver: MakeReceiver) -> None:
@@ -83,13 +89,13 @@ def test_the_package_is_light_until_a_model_is_tapped() -> None:
 def test_the_default_address_is_where_an_unconfigured_sidecar_listens(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from sidecar.config import default_socket
+    from sidecar.config import Listen
     from sidecar.tap.address import default_address
 
     monkeypatch.delenv("STETHOSCOPE_ADDRESS", raising=False)
     for runtime in (str(tmp_path), ""):
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
-        assert default_address() == default_socket()
+        assert default_address() == Listen().address
     monkeypatch.setenv("STETHOSCOPE_ADDRESS", "127.0.0.1:1234")
     assert default_address() == "127.0.0.1:1234"
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,8 +18,9 @@ EVERYTHING = SamplingPolicy(1.0)
 class Keeper(TapClient):
     """A client whose other end is a list."""
 
-    def __init__(self, *, takes: bool = True, connected: bool = True) -> None:
+    def __init__(self, *, takes: bool = True, connected: bool = True, congested: bool = False) -> None:
         super().__init__("unix:/nowhere.sock", IDENTITY, engine_id="engine")
+        self.crowded = congested
         self.takes = takes
         self.there = connected
         self.steps: list[CapturedStep] = []
@@ -27,6 +29,10 @@ class Keeper(TapClient):
     @property
     def connected(self) -> bool:
         return self.there
+
+    @property
+    def congested(self) -> bool:
+        return self.crowded
 
     def submit(self, step: CapturedStep) -> bool:
         if not self.takes:
@@ -148,8 +154,9 @@ def test_a_step_that_nobody_takes_is_counted_and_told_later() -> None:
     assert client.counts().dropped == 1
 
 
-def test_without_a_sidecar_no_row_is_copied() -> None:
-    client = Keeper(connected=False)
+@pytest.mark.parametrize("why", [{"connected": False}, {"congested": True}], ids=["no sidecar", "a crowded way"])
+def test_where_a_step_would_not_be_sent_no_row_is_copied(why: dict[str, bool]) -> None:
+    client = Keeper(**why)
     recorder = Recorder(client, EVERYTHING)
     recorder.begin([Span(request(recorder), 0, 0, 3)])
     assert recorder.open is not None

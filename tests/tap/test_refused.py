@@ -11,7 +11,7 @@ import pytest
 
 from sidecar.service import Sidecar
 from sidecar.tap.client import TapClient
-from sidecar.tap.link import LinkLimits
+from sidecar.tap.limits import LinkLimits
 from sidecar.types import EngineId, ModelIdentity, TapLedgerCounts
 from tests.builders import MODEL, WIDTH
 from tests.tap.samples import step

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,11 +23,13 @@ from tests.tap.conftest import MakeReceiver
 from tests.tap.engine import alone, worst_difference
 from tests.tap.models import library, save_tiny
 from tests.tap.receiver import Receiver, control
+from tests.tap.test_block import judging, merged
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 CONTINUOUS = ("--continuous-batching", "--cb-num-blocks", "16")  # by default the cache takes most of the memory
 START_S, ANSWER_S, STOP_S = 90, 30, 20
 TOLERANCE = 1e-6
+_LONG = 300  # tokens that nobody waits for: a verdict is there long before
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +88,16 @@ def _parent(number: int) -> str:
 
 def _ask(url: str, folder: Path, number: int, *, stream: bool) -> tuple[int, int]:
     """Tokens of the prompt and of the answer."""
+    usage = _answer(url, folder, number, stream=stream)["usage"]
+    return usage["prompt_tokens"], usage["completion_tokens"]
+
+
+def _answer(url: str, folder: Path, number: int, *, stream: bool, tokens: int = 6) -> dict[str, Any]:
+    """The answer, or its last piece."""
     body = {
         "model": str(folder),
         "messages": [{"role": "user", "content": "a word " * (3 * number + 1)}],
-        "max_tokens": 6,
+        "max_tokens": tokens,
         "temperature": 0,
         "stream": stream,
     }
@@ -97,11 +106,9 @@ def _ask(url: str, folder: Path, number: int, *, stream: bool) -> tuple[int, int
     with urllib.request.urlopen(request, timeout=ANSWER_S) as response:
         text = response.read().decode()
     if stream:
-        chunks = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: {")]
-        usage = chunks[-1]["usage"]
-    else:
-        usage = json.loads(text)["usage"]
-    return usage["prompt_tokens"], usage["completion_tokens"]
+        text = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: {")][-1]
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def _ask_all(url: str, folder: Path) -> list[tuple[int, int]]:
@@ -180,6 +187,47 @@ def test_a_version_with_other_names_is_served_untapped_and_says_so(
     assert "not_tapped" in (tmp_path / "log").read_text()
     assert "InferenceThread.submit" in (tmp_path / "log").read_text()
     assert receiver.registrations == []
+
+
+@pytest.mark.parametrize("options", [CONTINUOUS, ()], ids=["continuous", "sequential"])
+def test_a_blocked_request_ends_early_and_in_order_and_its_client_is_told_why(
+    options: tuple[str, ...], folder: Path, make_receiver: MakeReceiver, tmp_path: Path
+) -> None:
+    receiver = make_receiver(control((1,)))
+    blocked = [judging(name, after=40) for name in ("req-1", "req-2")]
+    receiver.answer = lambda batch: merged(*(judge(batch) for judge in blocked))
+    with _serving(folder, receiver.address, tmp_path / "log", "--stop-on-block", *options) as url:
+        with ThreadPoolExecutor(3) as pool:
+            asked = [pool.submit(_answer, url, folder, number, stream=number < 2, tokens=_LONG) for number in range(3)]
+            free, streamed, whole = [one.result(ANSWER_S) for one in asked]
+        receiver.wait(lambda r: len(r.finished) == 3)
+    receiver.wait(lambda r: r.goodbyes == 1)
+    assert free["choices"][0]["finish_reason"] == "length"
+    assert free["usage"]["completion_tokens"] == _LONG
+    for number, answer in ((1, streamed), (2, whole)):
+        assert answer["choices"][0]["finish_reason"] == "content_filter"
+        usage = answer["usage"]
+        assert 0 < usage["completion_tokens"] < _LONG
+        rows = receiver.rows(1)[f"req-{number}"]
+        assert sorted(rows) == list(range(usage["prompt_tokens"] + usage["completion_tokens"] - 1))
+    assert receiver.unseen == {}
+
+
+def test_without_the_option_a_block_is_advice(folder: Path, make_receiver: MakeReceiver, tmp_path: Path) -> None:
+    receiver = make_receiver(control((1,)))
+    receiver.answer = judging("req-1")
+    with _serving(folder, receiver.address, tmp_path / "log", *CONTINUOUS) as url:
+        answer = _answer(url, folder, 1, stream=True, tokens=_LONG)
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["completion_tokens"] == _LONG
+
+
+def test_a_setting_that_is_neither_yes_nor_no_is_refused() -> None:
+    command = [sys.executable, "-m", "sidecar.tap.transformers", "serve", "nothing"]
+    environment = os.environ | {"STETHOSCOPE_STOP_ON_BLOCK": "maybe"}
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=START_S, check=False)
+    assert told.returncode == 2
+    assert "STETHOSCOPE_STOP_ON_BLOCK: want 0 or 1" in told.stderr
 
 
 @pytest.mark.parametrize(("arguments", "status"), [([], 2), (["chat"], 2), (["--help"], 0)])

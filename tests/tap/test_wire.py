@@ -2,64 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from google.protobuf.message import DecodeError
 
-from protos.stethoscope.v1 import ingest_pb2
+from protos.stethoscope.v1 import control_pb2, ingest_pb2
 from sidecar.tap import wire
-from sidecar.tap.step import RequestInfo, StepSegment, wire_id
-from sidecar.types import Phase, SamplingPolicy, UnseenReason
-from tests.tap.receiver import control, decode, segments_of
-from tests.tap.samples import captured, segment, states
-
-
-def _decoded(raw: bytes) -> ingest_pb2.StepBatch:
-    return ingest_pb2.StreamRequest.FromString(raw).step_batch
-
-
-def test_a_step_arrives_as_it_was() -> None:
-    values = states(5)
-    info = RequestInfo("b", "00-" + "1" * 32 + "-" + "2" * 16 + "-01", "chat", "acme", "de-CH", "k1", canary=True)
-    last = StepSegment(info, "b", [7, 9], Phase.DECODE, 4, ((UnseenReason.SAMPLING, 3),))
-    step = captured((segment("a", range(3), 3), last), values, number=12)
-    batch = _decoded(wire.batch_message("engine", "x-1", step))
-    assert (batch.batch_id, batch.engine_id, batch.step, batch.taken_ns) == ("x-1", "engine", 12, step.taken_ns)
-    one, two = segments_of(batch)
-    assert (one.request_id, list(one.positions), one.phase, one.prompt_tokens) == ("a", [0, 1, 2], Phase.PREFILL, 3)
-    assert (two.request_id, list(two.positions), two.phase, two.traceparent) == ("b", [7, 9], 2, info.traceparent)
-    table = batch.segments
-    assert (list(table.routes), list(table.tenants), list(table.canaries)) == (
-        ["", "chat"],
-        ["", "acme"],
-        [False, True],
-    )
-    assert (list(table.languages), list(table.session_id_hashes)) == (["", "de-CH"], ["", "k1"])
-    assert (one.unseen, two.unseen) == ({}, {UnseenReason.SAMPLING: 3})
-    np.testing.assert_array_equal(decode(batch.tensors[0]), values.rows)
-
-
-@pytest.mark.parametrize(("rows", "bytes_", "segments"), [(3, 1 << 20, 99), (99, 4 * 8 * 4, 99), (99, 1 << 20, 1)])
-def test_a_step_too_big_for_a_message_goes_as_several_that_say_the_same(rows: int, bytes_: int, segments: int) -> None:
-    values = states(11)
-    b = StepSegment(RequestInfo("b"), "b", range(4, 9), Phase.DECODE, 2, ((UnseenReason.SAMPLING, 3),))
-    step = captured((segment("a", range(2), 2), b, segment("c", range(4))), values)
-    pieces = list(wire.parts(step, bytes_, rows, segments))
-    assert len(pieces) > 1
-    said: list[tuple[str, int]] = []
-    unseen = 0
-    for piece in pieces:
-        assert piece.tokens == sum(len(one.positions) for one in piece.segments) <= rows
-        assert piece.nbytes <= bytes_
-        assert len(piece.segments) <= segments
-        said += [(one.wire_id, position) for one in piece.segments for position in one.positions]
-        unseen += sum(tokens for one in piece.segments for _, tokens in one.unseen)
-    assert said == [(one.wire_id, position) for one in step.segments for position in one.positions]
-    assert unseen == 3
-    joined = np.concatenate([decode(_decoded(wire.batch_message("e", "b", piece)).tensors[0]) for piece in pieces])
-    np.testing.assert_array_equal(joined, values.rows)
-
-
-def test_a_step_that_fits_is_not_touched() -> None:
-    step = captured((segment("a", range(2)),), states(2))
-    assert list(wire.parts(step)) == [step]
+from sidecar.tap.plan import Mode
+from sidecar.tap.step import wire_id
+from sidecar.types import SamplingPolicy, TapPoint
+from tests.tap.receiver import control
 
 
 @pytest.mark.parametrize("name", ["", "two words", "a\nb", "\x1b[31m", "x" * 257, "\udcff", '{"level":'])
@@ -67,14 +17,6 @@ def test_an_id_that_the_sidecar_would_refuse_becomes_a_hash(name: str) -> None:
     assert wire_id(name).startswith("hashed:")
     assert wire_id(wire_id(name)) == wire_id(name)
     assert wire_id(name) != wire_id(name + "x")
-
-
-def test_odd_labels_and_headers_cannot_break_their_batch() -> None:
-    info = RequestInfo("r", "x" * 100_000 + "\udcff", "a b\n", "\udcff", "e" * 500)
-    raw = wire.batch_message("e", "b", captured((StepSegment(info, "r", range(1), Phase.DECODE, 0),), states(1)))
-    sent = _decoded(raw).segments
-    assert (list(sent.routes), list(sent.tenants)) == (["a_b_"], ["_"])
-    assert (len(sent.languages[0]), len(sent.traceparents[0])) == (128, 256)
 
 
 def test_settings_are_read_as_sent() -> None:
@@ -89,3 +31,46 @@ def test_settings_are_read_as_sent() -> None:
 @pytest.mark.parametrize(("sent", "read"), [(float("nan"), 0.0), (-1.0, 0.0), (7.0, 1.0)])
 def test_a_share_that_is_none_cannot_stop_the_tap(sent: float, read: float) -> None:
     assert wire.settings(control(fraction=sent, stride=0)).policy == SamplingPolicy(read, 1)
+
+
+def test_what_is_asked_for_besides_rows_is_read_as_sent() -> None:
+    told = control((1,))
+    assert (wire.settings(told).mode, wire.settings(told).sampled_steps) == (Mode.RAW, 0.0)
+    told.mode, told.sampled_steps = ingest_pb2.CAPTURE_MODE_PROJECTED, 0.25
+    assert (wire.settings(told).mode, wire.settings(told).sampled_steps) == (Mode.PROJECTED, 0.25)
+
+
+def test_a_plan_is_read_as_sent_and_cannot_be_written_to() -> None:
+    directions = np.arange(6, dtype="<f4").reshape(3, 2)
+    tensor = control_pb2.PlanTensor(width=3, columns=["a", "b"], directions=directions.tobytes())
+    tensor.tap_point.layer, tensor.tap_point.site = 4, ingest_pb2.SITE_MLP_OUT
+    unknown = control_pb2.PlanTensor(width=1, columns=["x"], directions=bytes(4))
+    unknown.tap_point.site = 77  # type: ignore[assignment]  # of a sidecar newer than this tap
+    plan = wire.fetched_plan(control_pb2.FetchPlanResponse(generation=5, tensors=[tensor, unknown]).SerializeToString())
+    ((point, found),) = plan.points.items()
+    assert (plan.generation, point.name, found.columns) == (5, "blocks.4.mlp_out", ("a", "b"))
+    np.testing.assert_array_equal(found.directions, directions)
+    assert not found.directions.flags.writeable
+
+
+@pytest.mark.parametrize(("width", "columns"), [(3, ["a"]), (2, ["a", "b", "c"]), (0, [])])
+def test_a_plan_whose_bytes_do_not_fit_its_shape_is_none(width: int, columns: list[str]) -> None:
+    tensor = control_pb2.PlanTensor(width=width, columns=columns, directions=bytes(16))
+    tensor.tap_point.site = ingest_pb2.SITE_RESID_POST
+    with pytest.raises(ValueError):
+        wire.fetched_plan(control_pb2.FetchPlanResponse(tensors=[tensor]).SerializeToString())
+    with pytest.raises(DecodeError):
+        wire.fetched_plan(b"\xff\xff")
+
+
+def test_only_advice_that_asks_for_something_is_passed_on() -> None:
+    result = ingest_pb2.StepResult()
+    for name, action in (("a", ingest_pb2.ACTION_ALLOW), ("b", ingest_pb2.ACTION_ESCALATE), ("c", 99)):
+        result.verdicts.add(request_id=name, action=action).signals.add(name="s")  # type: ignore[arg-type]  # 99 is from later
+    assert list(wire.verdicts(result)) == [("b", "escalate", ("s",))]
+
+
+def test_a_tap_point_keeps_its_site() -> None:
+    for name in ("blocks.3.resid_post", "blocks.0.attn_heads", "blocks.7.mlp_out"):
+        sent = wire.tap_point(TapPoint.parse(name))
+        assert wire.settings(ingest_pb2.Control(tap_points=[sent])).tap_points == (TapPoint.parse(name),)

@@ -92,7 +92,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("version", "uptime_s", "plan_generation", "step_batches", "rows", "coverage", "signals", "artifacts", "engines", "taps", "spans_exported", "model")
+    __slots__ = ("version", "uptime_s", "plan_generation", "step_batches", "rows", "coverage", "signals", "artifacts", "engines", "taps", "spans_exported", "model", "run", "streams")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
     PLAN_GENERATION_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +105,8 @@ class GetStatusResponse(_message.Message):
     TAPS_FIELD_NUMBER: _ClassVar[int]
     SPANS_EXPORTED_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
     version: str
     uptime_s: float
     plan_generation: int
@@ -117,7 +119,53 @@ class GetStatusResponse(_message.Message):
     taps: _ingest_pb2.TapLedger
     spans_exported: int
     model: ModelIdentity
-    def __init__(self, version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., plan_generation: _Optional[int] = ..., step_batches: _Optional[_Union[LedgerState, _Mapping[str, object]]] = ..., rows: _Optional[_Union[LedgerState, _Mapping[str, object]]] = ..., coverage: _Optional[_Iterable[_Union[CoverageState, _Mapping[str, object]]]] = ..., signals: _Optional[_Iterable[_Union[SignalState, _Mapping[str, object]]]] = ..., artifacts: _Optional[_Iterable[_Union[ArtifactState, _Mapping[str, object]]]] = ..., engines: _Optional[int] = ..., taps: _Optional[_Union[_ingest_pb2.TapLedger, _Mapping[str, object]]] = ..., spans_exported: _Optional[int] = ..., model: _Optional[_Union[ModelIdentity, _Mapping[str, object]]] = ...) -> None: ...
+    run: RunState
+    streams: _containers.RepeatedCompositeFieldContainer[EngineState]
+    def __init__(self, version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., plan_generation: _Optional[int] = ..., step_batches: _Optional[_Union[LedgerState, _Mapping[str, object]]] = ..., rows: _Optional[_Union[LedgerState, _Mapping[str, object]]] = ..., coverage: _Optional[_Iterable[_Union[CoverageState, _Mapping[str, object]]]] = ..., signals: _Optional[_Iterable[_Union[SignalState, _Mapping[str, object]]]] = ..., artifacts: _Optional[_Iterable[_Union[ArtifactState, _Mapping[str, object]]]] = ..., engines: _Optional[int] = ..., taps: _Optional[_Union[_ingest_pb2.TapLedger, _Mapping[str, object]]] = ..., spans_exported: _Optional[int] = ..., model: _Optional[_Union[ModelIdentity, _Mapping[str, object]]] = ..., run: _Optional[_Union[RunState, _Mapping[str, object]]] = ..., streams: _Optional[_Iterable[_Union[EngineState, _Mapping[str, object]]]] = ...) -> None: ...
+
+class RunState(_message.Message):
+    __slots__ = ("rung", "rung_reason", "rung_for_s", "mode", "request_fraction", "budget_s", "budget_use_p99", "worker", "ledger", "kernels")
+    RUNG_FIELD_NUMBER: _ClassVar[int]
+    RUNG_REASON_FIELD_NUMBER: _ClassVar[int]
+    RUNG_FOR_S_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_S_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_USE_P99_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_FIELD_NUMBER: _ClassVar[int]
+    KERNELS_FIELD_NUMBER: _ClassVar[int]
+    rung: str
+    rung_reason: str
+    rung_for_s: float
+    mode: str
+    request_fraction: float
+    budget_s: float
+    budget_use_p99: float
+    worker: str
+    ledger: str
+    kernels: _containers.RepeatedCompositeFieldContainer[KernelState]
+    def __init__(self, rung: _Optional[str] = ..., rung_reason: _Optional[str] = ..., rung_for_s: _Optional[float] = ..., mode: _Optional[str] = ..., request_fraction: _Optional[float] = ..., budget_s: _Optional[float] = ..., budget_use_p99: _Optional[float] = ..., worker: _Optional[str] = ..., ledger: _Optional[str] = ..., kernels: _Optional[_Iterable[_Union[KernelState, _Mapping[str, object]]]] = ...) -> None: ...
+
+class KernelState(_message.Message):
+    __slots__ = ("tap_point", "rows", "kernel", "microseconds")
+    TAP_POINT_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_FIELD_NUMBER: _ClassVar[int]
+    MICROSECONDS_FIELD_NUMBER: _ClassVar[int]
+    tap_point: str
+    rows: int
+    kernel: str
+    microseconds: float
+    def __init__(self, tap_point: _Optional[str] = ..., rows: _Optional[int] = ..., kernel: _Optional[str] = ..., microseconds: _Optional[float] = ...) -> None: ...
+
+class EngineState(_message.Message):
+    __slots__ = ("engine_id", "transport")
+    ENGINE_ID_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    engine_id: str
+    transport: str
+    def __init__(self, engine_id: _Optional[str] = ..., transport: _Optional[str] = ...) -> None: ...
 
 class LedgerState(_message.Message):
     __slots__ = ("received", "scored", "dropped", "rejected", "in_flight")

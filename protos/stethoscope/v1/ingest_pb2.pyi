@@ -52,6 +52,12 @@ class Action(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ACTION_FLAG: _ClassVar[Action]
     ACTION_BLOCK: _ClassVar[Action]
     ACTION_ESCALATE: _ClassVar[Action]
+
+class CaptureMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CAPTURE_MODE_UNSPECIFIED: _ClassVar[CaptureMode]
+    CAPTURE_MODE_RAW: _ClassVar[CaptureMode]
+    CAPTURE_MODE_PROJECTED: _ClassVar[CaptureMode]
 PHASE_UNSPECIFIED: Phase
 PHASE_PREFILL: Phase
 PHASE_DECODE: Phase
@@ -80,6 +86,9 @@ ACTION_ALLOW: Action
 ACTION_FLAG: Action
 ACTION_BLOCK: Action
 ACTION_ESCALATE: Action
+CAPTURE_MODE_UNSPECIFIED: CaptureMode
+CAPTURE_MODE_RAW: CaptureMode
+CAPTURE_MODE_PROJECTED: CaptureMode
 
 class StreamRequest(_message.Message):
     __slots__ = ("step_batch", "traffic", "goodbye", "finished")
@@ -116,7 +125,7 @@ class ObserveResponse(_message.Message):
     def __init__(self, result: _Optional[_Union[StepResult, _Mapping[str, object]]] = ...) -> None: ...
 
 class StepBatch(_message.Message):
-    __slots__ = ("batch_id", "engine_id", "taken_ns", "plan_generation", "step", "segments", "tensors", "finished_request_ids")
+    __slots__ = ("batch_id", "engine_id", "taken_ns", "plan_generation", "step", "segments", "tensors", "finished_request_ids", "verdict_within_us")
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     ENGINE_ID_FIELD_NUMBER: _ClassVar[int]
     TAKEN_NS_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +134,7 @@ class StepBatch(_message.Message):
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     FINISHED_REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_WITHIN_US_FIELD_NUMBER: _ClassVar[int]
     batch_id: str
     engine_id: str
     taken_ns: int
@@ -133,7 +143,8 @@ class StepBatch(_message.Message):
     segments: Segments
     tensors: _containers.RepeatedCompositeFieldContainer[TapTensor]
     finished_request_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, batch_id: _Optional[str] = ..., engine_id: _Optional[str] = ..., taken_ns: _Optional[int] = ..., plan_generation: _Optional[int] = ..., step: _Optional[int] = ..., segments: _Optional[_Union[Segments, _Mapping[str, object]]] = ..., tensors: _Optional[_Iterable[_Union[TapTensor, _Mapping[str, object]]]] = ..., finished_request_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    verdict_within_us: int
+    def __init__(self, batch_id: _Optional[str] = ..., engine_id: _Optional[str] = ..., taken_ns: _Optional[int] = ..., plan_generation: _Optional[int] = ..., step: _Optional[int] = ..., segments: _Optional[_Union[Segments, _Mapping[str, object]]] = ..., tensors: _Optional[_Iterable[_Union[TapTensor, _Mapping[str, object]]]] = ..., finished_request_ids: _Optional[_Iterable[str]] = ..., verdict_within_us: _Optional[int] = ...) -> None: ...
 
 class Segments(_message.Message):
     __slots__ = ("request_ids", "rows", "phases", "positions", "prompt_tokens", "traceparents", "tracestates", "session_id_hashes", "tenants", "routes", "languages", "canaries", "unseen")
@@ -184,20 +195,48 @@ class Unseen(_message.Message):
     def __init__(self, reason: _Optional[_Union[UnseenReason, str]] = ..., tokens: _Optional[int] = ...) -> None: ...
 
 class TapTensor(_message.Message):
-    __slots__ = ("tap_point", "dtype", "rows", "columns", "raw", "projected")
+    __slots__ = ("tap_point", "dtype", "rows", "columns", "raw", "projected", "raw_slot", "projected_slot", "sample")
     TAP_POINT_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     RAW_FIELD_NUMBER: _ClassVar[int]
     PROJECTED_FIELD_NUMBER: _ClassVar[int]
+    RAW_SLOT_FIELD_NUMBER: _ClassVar[int]
+    PROJECTED_SLOT_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_FIELD_NUMBER: _ClassVar[int]
     tap_point: TapPoint
     dtype: ElementType
     rows: int
     columns: int
     raw: bytes
     projected: bytes
-    def __init__(self, tap_point: _Optional[_Union[TapPoint, _Mapping[str, object]]] = ..., dtype: _Optional[_Union[ElementType, str]] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ..., raw: _Optional[bytes] = ..., projected: _Optional[bytes] = ...) -> None: ...
+    raw_slot: SlotSpan
+    projected_slot: SlotSpan
+    sample: RawSample
+    def __init__(self, tap_point: _Optional[_Union[TapPoint, _Mapping[str, object]]] = ..., dtype: _Optional[_Union[ElementType, str]] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ..., raw: _Optional[bytes] = ..., projected: _Optional[bytes] = ..., raw_slot: _Optional[_Union[SlotSpan, _Mapping[str, object]]] = ..., projected_slot: _Optional[_Union[SlotSpan, _Mapping[str, object]]] = ..., sample: _Optional[_Union[RawSample, _Mapping[str, object]]] = ...) -> None: ...
+
+class SlotSpan(_message.Message):
+    __slots__ = ("offset", "size")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    size: int
+    def __init__(self, offset: _Optional[int] = ..., size: _Optional[int] = ...) -> None: ...
+
+class RawSample(_message.Message):
+    __slots__ = ("rows", "dtype", "columns", "raw", "raw_slot")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
+    RAW_SLOT_FIELD_NUMBER: _ClassVar[int]
+    rows: _containers.RepeatedScalarFieldContainer[int]
+    dtype: ElementType
+    columns: int
+    raw: bytes
+    raw_slot: SlotSpan
+    def __init__(self, rows: _Optional[_Iterable[int]] = ..., dtype: _Optional[_Union[ElementType, str]] = ..., columns: _Optional[int] = ..., raw: _Optional[bytes] = ..., raw_slot: _Optional[_Union[SlotSpan, _Mapping[str, object]]] = ...) -> None: ...
 
 class TapPoint(_message.Message):
     __slots__ = ("layer", "site")
@@ -252,30 +291,38 @@ class Goodbye(_message.Message):
     def __init__(self, engine_id: _Optional[str] = ...) -> None: ...
 
 class StepResult(_message.Message):
-    __slots__ = ("batch_id", "outcome", "reason", "field", "plan_generation", "verdicts")
+    __slots__ = ("batch_id", "outcome", "reason", "field", "plan_generation", "verdicts", "late")
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     FIELD_FIELD_NUMBER: _ClassVar[int]
     PLAN_GENERATION_FIELD_NUMBER: _ClassVar[int]
     VERDICTS_FIELD_NUMBER: _ClassVar[int]
+    LATE_FIELD_NUMBER: _ClassVar[int]
     batch_id: str
     outcome: Outcome
     reason: str
     field: str
     plan_generation: int
     verdicts: _containers.RepeatedCompositeFieldContainer[Verdict]
-    def __init__(self, batch_id: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., reason: _Optional[str] = ..., field: _Optional[str] = ..., plan_generation: _Optional[int] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping[str, object]]]] = ...) -> None: ...
+    late: bool
+    def __init__(self, batch_id: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., reason: _Optional[str] = ..., field: _Optional[str] = ..., plan_generation: _Optional[int] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping[str, object]]]] = ..., late: _Optional[bool] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("request_id", "action", "signals")
+    __slots__ = ("request_id", "action", "signals", "read", "skipped", "late")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
     SIGNALS_FIELD_NUMBER: _ClassVar[int]
+    READ_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    LATE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     action: Action
     signals: _containers.RepeatedCompositeFieldContainer[SignalReading]
-    def __init__(self, request_id: _Optional[str] = ..., action: _Optional[_Union[Action, str]] = ..., signals: _Optional[_Iterable[_Union[SignalReading, _Mapping[str, object]]]] = ...) -> None: ...
+    read: _containers.RepeatedScalarFieldContainer[str]
+    skipped: _containers.RepeatedScalarFieldContainer[str]
+    late: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request_id: _Optional[str] = ..., action: _Optional[_Union[Action, str]] = ..., signals: _Optional[_Iterable[_Union[SignalReading, _Mapping[str, object]]]] = ..., read: _Optional[_Iterable[str]] = ..., skipped: _Optional[_Iterable[str]] = ..., late: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SignalReading(_message.Message):
     __slots__ = ("name", "score", "threshold")
@@ -288,14 +335,22 @@ class SignalReading(_message.Message):
     def __init__(self, name: _Optional[str] = ..., score: _Optional[float] = ..., threshold: _Optional[float] = ...) -> None: ...
 
 class Control(_message.Message):
-    __slots__ = ("plan_generation", "sampling", "tap_points")
+    __slots__ = ("plan_generation", "sampling", "tap_points", "mode", "sampled_steps", "ring_ticket", "at_deadline")
     PLAN_GENERATION_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     TAP_POINTS_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    SAMPLED_STEPS_FIELD_NUMBER: _ClassVar[int]
+    RING_TICKET_FIELD_NUMBER: _ClassVar[int]
+    AT_DEADLINE_FIELD_NUMBER: _ClassVar[int]
     plan_generation: int
     sampling: SamplingPolicy
     tap_points: _containers.RepeatedCompositeFieldContainer[TapPoint]
-    def __init__(self, plan_generation: _Optional[int] = ..., sampling: _Optional[_Union[SamplingPolicy, _Mapping[str, object]]] = ..., tap_points: _Optional[_Iterable[_Union[TapPoint, _Mapping[str, object]]]] = ...) -> None: ...
+    mode: CaptureMode
+    sampled_steps: float
+    ring_ticket: bytes
+    at_deadline: Action
+    def __init__(self, plan_generation: _Optional[int] = ..., sampling: _Optional[_Union[SamplingPolicy, _Mapping[str, object]]] = ..., tap_points: _Optional[_Iterable[_Union[TapPoint, _Mapping[str, object]]]] = ..., mode: _Optional[_Union[CaptureMode, str]] = ..., sampled_steps: _Optional[float] = ..., ring_ticket: _Optional[bytes] = ..., at_deadline: _Optional[_Union[Action, str]] = ...) -> None: ...
 
 class SamplingPolicy(_message.Message):
     __slots__ = ("request_fraction", "token_stride", "first_tokens", "last_tokens")

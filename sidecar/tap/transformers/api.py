@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sidecar.tap.client import TapClient
-    from sidecar.tap.link import LinkLimits
+    from sidecar.tap.limits import LinkLimits
     from sidecar.tap.transformers.tap import Tap
     from sidecar.types import SamplingPolicy
 
@@ -25,14 +25,17 @@ def attach(
     limits: LinkLimits | None = None,
     client: TapClient | None = None,
     measure_cost: bool = False,
+    stop_on_block: bool = False,
 ) -> Tap:
     """Tap a transformers decoder: from now on its hidden states go to the sidecar, in every way it is run in this process.
 
     model: anything with a decoder's config; its outputs stay bitwise the same. address: the sidecar's, default as in
     ``default_address``; nobody needs to be there. layers: blocks to capture, default those that the sidecar asks for.
     sampling: which requests and tokens, default as the sidecar asks. limits: how much may wait to be sent. client: the
-    caller's own, who also stops it and has given it its address, engine_id and limits. The weights are fingerprinted
-    here (0.1 s for 135M parameters).
+    caller's own, who also stops it and has given it its address, engine_id and limits. stop_on_block: end a request's
+    generation when the sidecar's verdict on it is BLOCK, as if it had ended by itself (``Tap.stopped`` counts them; beam
+    search and plain calls of the model are not stopped); a verdict is advice otherwise. The weights are fingerprinted here
+    (0.1 s for 135M parameters).
 
     Raises ValueError if the model is no decoder, is tapped already, or has no such layer, or if limits come with a client.
     """
@@ -48,7 +51,15 @@ def attach(
         where = address if address is not None else default_address()
         name = engine_id if engine_id is not None else default_engine_id("transformers")
         client = TapClient(where, identify(model, tokenizer), engine_id=name, limits=limits)
-    tap = Tap(model, client, layers=layers, sampling=sampling, measure_cost=measure_cost, owns_client=owns_client)
+    tap = Tap(
+        model,
+        client,
+        layers=layers,
+        sampling=sampling,
+        measure_cost=measure_cost,
+        owns_client=owns_client,
+        stop_on_block=stop_on_block,
+    )
     tap.install()
     client.start()
     return tap

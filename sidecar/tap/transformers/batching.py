@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from sidecar.tap.faults import Faults, Unsupported
 from sidecar.tap.recorder import Recorder, Span
 from sidecar.tap.step import Request, RequestInfo
+from sidecar.tap.transformers.cancel import Cancels
 from sidecar.tap.transformers.context import CALLER
 from sidecar.tap.transformers.cost import Cost
 from sidecar.tap.transformers.forward import ForwardWatch
 from sidecar.tap.transformers.hooks import LayerHooks
 from sidecar.tap.transformers.patches import Method, MissingNameError, hold, owner_of, release
+from sidecar.tap.transformers.stops import Stops
 from sidecar.types import UnseenReason
 
 if TYPE_CHECKING:
@@ -32,12 +34,19 @@ class BatchWatch:
     """Follows one model's requests through the scheduler. Owned by the thread that runs the engine's loop."""
 
     def __init__(
-        self, recorder: Recorder, hooks: LayerHooks, forward: ForwardWatch, faults: Faults, cost: Cost | None
+        self,
+        recorder: Recorder,
+        hooks: LayerHooks,
+        forward: ForwardWatch,
+        faults: Faults,
+        cost: Cost | None,
+        stops: Stops | None = None,
     ) -> None:
         self._recorder = recorder
         self._hooks = hooks
         self.forward = forward
         self.faults = faults
+        self.cancels = None if stops is None else Cancels(stops, faults)
         self._requests: OrderedDict[str, Request] = OrderedDict()
         self._infos: OrderedDict[str, RequestInfo] = OrderedDict()
         self._ended: dict[str, None] = {}
@@ -108,6 +117,8 @@ class BatchWatch:
         # After a soft reset the generated tokens stand among the initial ones; the prompt is what it was.
         request = self._recorder.request(info, getattr(state, "_true_initial_tokens", 0) or len(state.initial_tokens))
         self._requests[state.request_id] = request
+        if self.cancels is not None:
+            self.cancels.heed(request, state.request_id)
         if len(self._requests) > _REQUESTS:
             self._requests.popitem(last=False)
         return request
@@ -117,6 +128,12 @@ class BatchWatch:
         if request_id in self._requests:
             self._ended[request_id] = None
 
+    def dropped(self, state: Any) -> None:
+        """The scheduler let go of it because it was cancelled."""
+        if self.cancels is not None:
+            self.cancels.dropped(state)
+        self.ended(state.request_id)
+
     def put_back(self, state: Any) -> None:
         """A request offloaded or reset for want of memory goes on later; a new one of the same name is a new one."""
         if getattr(state, "is_cpu_offloaded", False) or getattr(state, "_true_initial_tokens", 0):
@@ -124,8 +141,12 @@ class BatchWatch:
 
     def flush(self) -> None:
         """Between two steps: the requests that ended are over."""
-        ended, self._ended = self._ended, {}
-        self._recorder.finish([self._requests.pop(name) for name in ended if name in self._requests])
+        names, self._ended = self._ended, {}
+        ended = {name: self._requests.pop(name) for name in names if name in self._requests}
+        if self.cancels is not None:
+            for name, request in ended.items():
+                self.cancels.forget(request, name)
+        self._recorder.finish(ended.values())
 
 
 _WATCHES: weakref.WeakKeyDictionary[nn.Module, BatchWatch] = weakref.WeakKeyDictionary()
@@ -233,7 +254,7 @@ def _wrap_clear_cancelled(original: Method) -> Method:
         cancelled = original(scheduler, *args, **kwargs)
         watch = _watch_for(scheduler)
         for state in cancelled or ():
-            _quietly(watch, BatchWatch.ended, state.request_id)
+            _quietly(watch, BatchWatch.dropped, state)
         _quietly(watch, BatchWatch.flush)
         return cancelled
 
@@ -254,6 +275,8 @@ def _wrap_add_request(original: Method) -> Method:
     def add_request(manager: Any, input_ids: Any, request_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
         model, caller = getattr(manager, "model", None), CALLER.get()
         watch = None if model is None else _WATCHES.get(model)
+        if watch is not None and watch.cancels is not None:
+            watch.cancels.managed(manager)
         told = bool(caller.traceparent or caller.route)
         if told and request_id is not None:
             _quietly(watch, BatchWatch.announce, caller.info(request_id))

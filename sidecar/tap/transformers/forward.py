@@ -18,6 +18,7 @@ from sidecar.tap.transformers.generation import Batch, Generation, overhear, pro
 from sidecar.tap.transformers.hooks import LayerHooks, eager
 from sidecar.tap.transformers.layout import RowSpan, layout, past_columns
 from sidecar.tap.transformers.patches import Method, hold, owner_of, release
+from sidecar.tap.transformers.stops import Stops
 from sidecar.types import UnseenReason
 
 if TYPE_CHECKING:
@@ -38,11 +39,14 @@ class ForwardWatch:
     with their call of ``generate``, at the row's own end within it, or, in plain calls, at the next fresh prefill.
     """
 
-    def __init__(self, recorder: Recorder, hooks: LayerHooks, faults: Faults, cost: Cost | None) -> None:
+    def __init__(
+        self, recorder: Recorder, hooks: LayerHooks, faults: Faults, cost: Cost | None, stops: Stops | None = None
+    ) -> None:
         self._recorder = recorder
         self._hooks = hooks
         self._faults = faults
         self._cost = cost
+        self._stops = stops
         self._local = _Local()
         self._handles: list[RemovableHandle] = []
         self._model: weakref.ref[nn.Module] | None = None
@@ -143,6 +147,8 @@ class ForwardWatch:
             self.end_batch()
         requests = [self._recorder.request(info, 0) for info in _names(rows)]
         self._local.batch = batch = Batch(requests)
+        if generation is not None:
+            generation.heed(requests)
         return batch
 
     def _end_rows(self, batch: Batch, generation: Generation) -> None:
@@ -151,6 +157,7 @@ class ForwardWatch:
         for request, done in zip(batch.requests, generation.done, strict=True):
             if done and not request.ended:
                 request.ended = True
+                generation.forget([request])
                 self._recorder.finish([request])
 
     # one call of generate
@@ -180,7 +187,7 @@ class ForwardWatch:
         outer = (self._local.generation, self._local.batch)
         if outer[0] is None:
             self._guard(self.end_batch)
-        generation = Generation(kwargs.get("assistant_model"), prompt_columns(args, kwargs))
+        generation = Generation(kwargs.get("assistant_model"), prompt_columns(args, kwargs), stops=self._stops)
         if len(self._held) < len(_WRAPPERS):
             generation.refusal = f"generation by a version of transformers without {' and '.join(_WRAPPERS)}"
         self._local.generation, self._local.batch = generation, None
@@ -188,9 +195,10 @@ class ForwardWatch:
 
     def _leave(self, outer: tuple[Generation | None, Batch | None]) -> None:
         self._guard(self._recorder.abandon)
-        batch = self._local.batch
-        if batch is not None:
+        batch, generation = self._local.batch, self._local.generation
+        if batch is not None and generation is not None:
             self._guard(lambda: self._recorder.finish(one for one in batch.requests if not one.ended))
+            self._guard(lambda: generation.forget(batch.requests))
         self._local.generation, self._local.batch = outer[0], outer[1] if outer[0] is not None else None
 
     def _guard(self, function: Callable[[], None]) -> None:

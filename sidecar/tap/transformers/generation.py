@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from transformers import StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.configuration_utils import GenerationMode
 
 from sidecar.tap.faults import Faults
 from sidecar.tap.step import Request
+from sidecar.tap.transformers.stops import Stops
 
 _ROW_BY_ROW = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 _BEAMS = (GenerationMode.BEAM_SEARCH, GenerationMode.BEAM_SAMPLE)
@@ -34,12 +38,42 @@ class Generation:
     done: list[bool] = field(default_factory=list)  # per row; empty while none has ended
     news: bool = False  # ``done`` has changed
     refusal: str = ""
+    stops: Stops | None = None
+    row_by_row: bool = False  # rows are sequences, which end one by one
+    names: list[str] = field(default_factory=list)  # wire ids, a row each
+    blocked: deque[int] = field(default_factory=deque)  # rows to be ended; filled by the client's thread
 
     def prepare(self, generation_config: Any) -> None:
         """Called by ``generate`` itself with the settings in force for this call."""
         mode = generation_config.get_generation_mode(self.assistant)
         if mode not in _ROW_BY_ROW + _BEAMS:
             self.refusal = f"generation by {mode.value}: rows may be computed and thrown away"
+        self.row_by_row = mode in _ROW_BY_ROW
+
+    def heed(self, requests: list[Request]) -> None:
+        """Rows can be ended by a verdict from now on. Hypotheses of a beam search are no rows and cannot."""
+        self.names = [request.wire_id for request in requests]
+        if self.stops is not None and self.row_by_row:
+            for row, request in enumerate(requests):
+                if request.chosen:  # nobody judges the others
+                    self.stops.heed(request.wire_id, partial(self.blocked.append, row))
+
+    def forget(self, requests: Iterable[Request]) -> None:
+        """They have ended."""
+        if self.stops is not None:
+            for request in requests:
+                self.stops.forget(request.wire_id)
+
+    def halt(self, done: torch.Tensor) -> torch.Tensor:
+        """``done`` [rows], and the rows that are blocked. Reads the device only where there are any."""
+        if not self.blocked or self.stops is None:
+            return done
+        rows = [self.blocked.popleft() for _ in range(len(self.blocked))]
+        over = [a or b for a, b in zip(done.tolist(), self.done or [False] * done.shape[0], strict=True)]
+        rows = [row for row in rows if not over[row]]
+        for row in rows:
+            self.stops.book(self.names[row])
+        return done.index_fill(0, torch.tensor(rows, dtype=torch.long, device=done.device), value=True)
 
     def mark(self, done: torch.Tensor) -> None:
         """A stopping criterion held for these rows: ``generate`` goes on feeding padding to them while others run."""
@@ -58,6 +92,7 @@ class WatchedCriteria(StoppingCriteriaList):
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         done: torch.Tensor = super().__call__(input_ids, scores, **kwargs)
         try:
+            done = self.generation.halt(done)
             if done.shape[0] > 1:  # a single row ends with its call
                 self.generation.mark(done)
         except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the model
@@ -74,7 +109,22 @@ def overhear(
     watched = WatchedCriteria(criteria)
     watched.generation = generation
     watched.faults = faults
+    padding = config._pad_token_tensor  # noqa: SLF001 - where generate keeps it during the call
+    if generation.stops is not None and padding is not None and not any(hasattr(c, "eos_token_id") for c in criteria):
+        watched.append(_Padded())
     return watched
+
+
+class _Padded(StoppingCriteria):
+    """Ends nothing, and makes ``generate`` put padding into rows that have ended.
+
+    It does so only if some criterion has an ``eos_token_id``; a blocked row would else be written on while the others run.
+    """
+
+    eos_token_id = None
+
+    def __call__(self, input_ids: torch.Tensor, _scores: Any, **_more: Any) -> torch.Tensor:
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
 def prompt_columns(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

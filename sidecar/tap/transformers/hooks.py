@@ -1,4 +1,4 @@
-"""Forward hooks after the chosen blocks: they copy the chosen rows of the step that their thread is in, and nothing else."""
+"""Forward hooks after the chosen blocks: they keep the chosen rows of the step that their thread is in, or the plan's readings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sidecar.tap.client import TapClient
-from sidecar.tap.faults import Faults
+from sidecar.tap.faults import Faults, Unsupported
 from sidecar.tap.recorder import Recorder
 from sidecar.tap.transformers.blocks import find_blocks
 from sidecar.tap.transformers.cost import Cost
+from sidecar.tap.transformers.projection import Projection
 from sidecar.tap.transformers.states import copy_rows
 from sidecar.types import Site, TapPoint
 
@@ -52,6 +53,7 @@ class LayerHooks:
         self._recorder = recorder
         self._client = client
         self._faults = faults
+        self._projection = Projection()
         self._cost = cost
         self._fixed = None if layers is None else tuple(TapPoint(layer) for layer in sorted(set(layers)))
         self._asked: tuple[TapPoint, ...] | None = None
@@ -86,7 +88,7 @@ class LayerHooks:
         blocks = find_blocks(model)
         self.points = tuple(point for point in asked if point.site is Site.RESID_POST and point.layer < len(blocks))
         for point in self.points:
-            hook = _hook(point, self._recorder, self._faults)
+            hook = _hook(point, self._recorder, self._projection, self._faults)
             hook = hook if self._cost is None else self._cost.inside(hook)
             self._handles.append(blocks[point.layer].register_forward_hook(eager(hook)))
         for point in set(asked) - set(self.points):
@@ -95,13 +97,19 @@ class LayerHooks:
             )
 
 
-def _hook(point: TapPoint, recorder: Recorder, faults: Faults) -> Callable[[nn.Module, Any, Any], None]:
+def _hook(
+    point: TapPoint, recorder: Recorder, projection: Projection, faults: Faults
+) -> Callable[[nn.Module, Any, Any], None]:
     def keep(_block: nn.Module, _args: Any, output: Any) -> None:
         step = recorder.open
         if step is None or not step.wanted:
             return
         try:
-            recorder.keep(point, copy_rows(step, output[0] if isinstance(output, tuple) else output))
+            states = output[0] if isinstance(output, tuple) else output
+            kept = copy_rows(step, states) if step.plan is None else projection.states(step, step.plan, point, states)
+            recorder.keep(point, kept)
+        except Unsupported as limit:
+            faults.note("projection", limit)
         except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the model
             faults.note("layer_hook", error)
             recorder.fail()

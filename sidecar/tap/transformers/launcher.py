@@ -18,6 +18,7 @@ from typing import Any
 
 from sidecar.tap.step import RequestInfo
 from sidecar.tap.transformers.context import CALLER, ROWS, Caller
+from sidecar.tap.transformers.finish import wrap_answer
 from sidecar.tap.transformers.patches import Method, MissingNameError, hold, owner_of
 
 log = logging.getLogger("stethoscope.tap")
@@ -27,7 +28,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-USAGE = "usage: python -m sidecar.tap.transformers serve MODEL [options of `transformers serve`]"
+STOP_OPTION, STOP_VARIABLE = "--stop-on-block", "STETHOSCOPE_STOP_ON_BLOCK"
+USAGE = f"""usage: python -m sidecar.tap.transformers serve MODEL [{STOP_OPTION}] [options of `transformers serve`]
+
+  {STOP_OPTION}  end a generation when the sidecar's verdict on its request is BLOCK (also {STOP_VARIABLE}=1)"""
 _SERVING = "transformers.cli.serving"
 _ROUTES = {"/v1/chat/completions": "chat", "/v1/completions": "completion", "/v1/responses": "responses"}
 _REQUEST_ID_ARGUMENT = 4  # of generate_streaming and generate_non_streaming, if it comes by position
@@ -38,6 +42,11 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] != "serve":
         sys.stderr.write(f"{USAGE}\n")
         return int(list(arguments) not in (["-h"], ["--help"])) * 2
+    try:
+        arguments = _stop_option(arguments)
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n{USAGE}\n")
+        return 2
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("stethoscope").setLevel(logging.INFO)
     one_thread_on_cpu()
@@ -49,6 +58,19 @@ def main(arguments: Sequence[str]) -> int:
 
     app(args=list(arguments), prog_name="python -m sidecar.tap.transformers")
     return 0
+
+
+def _stop_option(arguments: Sequence[str]) -> list[str]:
+    """The arguments without our own one, which becomes the variable: whoever taps a model reads it there."""
+    if STOP_OPTION in arguments:
+        os.environ[STOP_VARIABLE] = "1"
+    elif os.environ.get(STOP_VARIABLE, "") not in ("", "0", "1"):
+        raise ValueError(f"{STOP_VARIABLE}: want 0 or 1")
+    return [one for one in arguments if one != STOP_OPTION]
+
+
+def _stops_on_block() -> bool:
+    return os.environ.get(STOP_VARIABLE) == "1"
 
 
 def one_thread_on_cpu() -> None:
@@ -65,7 +87,7 @@ def patch_serving() -> None:
     if not callable(getattr(server, "build_server", None)):
         raise MissingNameError(f"{_SERVING}.server.build_server")
     wanted = []
-    for module, cls, name, make in _WRAPPERS:
+    for module, cls, name, make in _WRAPPERS + (_ANSWERS if _stops_on_block() else ()):
         found = getattr(_module(module), cls, None)
         if not isinstance(found, type):
             raise MissingNameError(f"{_SERVING}.{module}.{cls}")
@@ -147,8 +169,9 @@ def _tap(model: Any, tokenizer: Any) -> None:
     from sidecar.tap.transformers.tap import tap_of
 
     if tap_of(model) is None:
-        tap = attach(model, tokenizer=tokenizer)
-        log.info("tapped model=%s engine_id=%s", type(model).__name__, tap.client.engine_id)
+        stop = _stops_on_block()
+        tap = attach(model, tokenizer=tokenizer, stop_on_block=stop)
+        log.info("tapped model=%s engine_id=%s stop_on_block=%s", type(model).__name__, tap.client.engine_id, stop)
 
 
 def _wrap_generate(original: Method) -> Method:
@@ -183,4 +206,8 @@ _WRAPPERS = (
     ("utils", "GenerateManager", "generate_non_streaming", _wrap_generate),
     ("utils", "InferenceThread", "submit", _wrap_submit),
     ("utils", "InferenceThread", "async_submit", _wrap_submit),
+)
+_ANSWERS = (
+    ("chat_completion", "ChatCompletionHandler", "_build_completion", wrap_answer),
+    ("chat_completion", "ChatCompletionHandler", "_build_chunk_sse", wrap_answer),
 )

@@ -20,6 +20,7 @@ from sidecar.tap.transformers.cost import Cost, TapCost
 from sidecar.tap.transformers.forward import ForwardWatch
 from sidecar.tap.transformers.hooks import LayerHooks
 from sidecar.tap.transformers.patches import MissingNameError
+from sidecar.tap.transformers.stops import Stops
 from sidecar.types import SamplingPolicy, TapPoint
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Tap:
         sampling: SamplingPolicy | None,
         measure_cost: bool,
         owns_client: bool,
+        stop_on_block: bool = False,
     ) -> None:
         depth = len(find_blocks(model))
         if layers is not None and not all(0 <= layer < depth for layer in layers):
@@ -51,8 +53,9 @@ class Tap:
         self._faults = Faults()
         self._recorder = Recorder(client, sampling)
         self._hooks = LayerHooks(model, self._recorder, client, self._faults, layers=layers, cost=self._cost)
-        self._forward = ForwardWatch(self._recorder, self._hooks, self._faults, self._cost)
-        self._batching = BatchWatch(self._recorder, self._hooks, self._forward, self._faults, self._cost)
+        self._stops = Stops() if stop_on_block else None
+        self._forward = ForwardWatch(self._recorder, self._hooks, self._faults, self._cost, self._stops)
+        self._batching = BatchWatch(self._recorder, self._hooks, self._forward, self._faults, self._cost, self._stops)
         self._model = weakref.ref(model)
         self._owns_client = owns_client
         self._end = weakref.finalize(model, client.end_soon) if owns_client else None
@@ -70,6 +73,8 @@ class Tap:
         try:
             self._forward.install(model)
             self._install_batching(model)
+            if self._stops is not None:
+                self.client.on_verdict(self._stops.verdict)
         except BaseException:
             self.detach(0.0)
             raise
@@ -129,6 +134,15 @@ class Tap:
     def points(self) -> tuple[TapPoint, ...]:
         """Where rows are captured now: known with the first step after the sidecar's wish."""
         return self._hooks.points
+
+    @property
+    def stopped(self) -> int:
+        """Requests whose generation was ended by a BLOCK; 0 if attached without stop_on_block."""
+        return 0 if self._stops is None else self._stops.stopped
+
+    def claim_stopped(self, wire_id: str) -> bool:
+        """Whether this request was among them; True once, for the server that answers it."""
+        return self._stops is not None and self._stops.claim(wire_id)
 
     def errors(self) -> dict[str, int]:
         """What went wrong inside the tap, and what it could not capture, by kind."""

@@ -1,0 +1,114 @@
+"""A plan on its way to the worker: safetensors for the arrays, JSON in its metadata for the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from probes.manifest import AggregationKind, TokenSpan
+from sidecar.reading.plan import Control, Layout, Plan, Signal, TapPlan
+from sidecar.snapshot import ArtifactSnapshot
+from sidecar.types import Evidence, ModelIdentity, TapLedgerCounts, TapPoint, TrafficReport, UnseenReason
+
+_ARRAYS = ("directions", "offsets")
+
+
+def to_memory(plan: Plan) -> int:
+    """A descriptor of memory that holds the plan; the caller closes it."""
+    arrays: dict[str, Any] = {"gate_of": plan.gate_of}
+    taps = []
+    for i, tap in enumerate(plan.taps.values()):
+        arrays.update({f"{i}.{name}": np.ascontiguousarray(getattr(tap, name)) for name in _ARRAYS})
+        taps.append(
+            {
+                "tap_point": tap.tap_point.name,
+                "columns": tap.columns,
+                "signals": [tap.signals.start, tap.signals.stop],
+                "control": tap.control and asdict(tap.control),
+                "origins": tap.origins,
+            }
+        )
+    facts = {
+        "generation": plan.generation,
+        "model": asdict(plan.model),
+        "taps": taps,
+        "signals": [{**asdict(signal), "tap_point": signal.tap_point.name} for signal in plan.signals],
+        "gates": plan.gates,
+        "artifacts": [asdict(one) for one in plan.artifacts],
+        "verdict_taps": sorted(where.name for where in plan.verdict_taps),
+        "earlier": {
+            generation: {where.name: layout for where, layout in layouts.items()}
+            for generation, layouts in plan.earlier.items()
+        },
+    }
+    memory = os.memfd_create("stethoscope-plan", os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(memory), "wb") as file:
+        file.write(save(arrays, metadata={"plan": json.dumps(facts)}))
+    return memory
+
+
+def from_memory(memory: int) -> Plan:
+    """The plan in a descriptor's memory."""
+    data = os.pread(memory, os.fstat(memory).st_size, 0)
+    length = int.from_bytes(data[:8], "little")
+    facts: dict[str, Any] = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["plan"])
+    arrays = load(data)
+    taps = [_tap(one, i, arrays) for i, one in enumerate(facts["taps"])]
+    return Plan(
+        generation=facts["generation"],
+        model=model(facts["model"]),
+        taps=MappingProxyType({tap.tap_point: tap for tap in taps}),
+        signals=tuple(_signal(one) for one in facts["signals"]),
+        gates=tuple((TokenSpan(span), skip) for span, skip in facts["gates"]),
+        gate_of=arrays["gate_of"],
+        artifacts=tuple(ArtifactSnapshot(**one) for one in facts["artifacts"]),
+        verdict_taps=frozenset(TapPoint.parse(name) for name in facts["verdict_taps"]),
+        earlier={
+            int(generation): {TapPoint.parse(name): _layout(layout) for name, layout in layouts.items()}
+            for generation, layouts in facts["earlier"].items()
+        },
+    )
+
+
+def _tap(facts: Mapping[str, Any], index: int, arrays: Mapping[str, Any]) -> TapPlan:
+    return TapPlan(
+        tap_point=TapPoint.parse(facts["tap_point"]),
+        columns=tuple(facts["columns"]),
+        directions=arrays[f"{index}.directions"],
+        offsets=arrays[f"{index}.offsets"],
+        signals=slice(*facts["signals"]),
+        control=facts["control"] and Control(**facts["control"]),
+        origins=_layout(facts["origins"]),
+    )
+
+
+def _layout(origins: Sequence[Sequence[Any]]) -> Layout:
+    return tuple((digest, column) for digest, column in origins)
+
+
+def _signal(facts: Mapping[str, Any]) -> Signal:
+    return Signal(
+        **{
+            **facts,
+            "tap_point": TapPoint.parse(facts["tap_point"]),
+            "aggregation": AggregationKind(facts["aggregation"]),
+            "span": TokenSpan(facts["span"]),
+            "evidence": Evidence(facts["evidence"]),
+        }
+    )
+
+
+def model(told: Mapping[str, Any]) -> ModelIdentity:
+    return ModelIdentity(**told)
+
+
+def report(told: Mapping[str, Any]) -> TrafficReport:
+    unseen = tuple((UnseenReason(reason), tokens) for reason, tokens in told["unseen"])
+    return TrafficReport(**{**told, "unseen": unseen, "tap": TapLedgerCounts(**told["tap"])})
