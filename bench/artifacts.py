@@ -9,6 +9,7 @@ import numpy as np
 
 from probes.artifact import save_artifact
 
+KINDS = ("mean", "last", "ema", "max_rolling_mean")  # of the probes of a tap point, in turns
 BENCH_MODEL: dict[str, Any] = {
     "name": "bench",
     "architecture": "LlamaForCausalLM",
@@ -22,16 +23,16 @@ BENCH_MODEL: dict[str, Any] = {
 }
 
 
-def write_artifacts(root: Path, width: int, taps: int, probes: int) -> None:
-    """``probes`` linear probes and one positive control at each of the first ``taps`` blocks."""
+def write_artifacts(root: Path, width: int, taps: int, directions: int, threshold: float = 0.99) -> None:
+    """``directions`` at each of the first ``taps`` blocks: linear probes, and one positive control as the last."""
     rng = np.random.default_rng(0)
     for layer in range(taps):
-        for number in range(probes + 1):
+        for number in range(directions):
             direction = rng.normal(size=(width, 1)).astype(np.float32)
             direction /= np.linalg.norm(direction)
-            control = number == probes
+            control = number == directions - 1
             name = f"control_{layer}" if control else f"probe_{layer}_{number}"
-            fields = _control_fields() if control else _probe_fields(number)
+            fields = _control_fields() if control else _probe_fields(number, threshold)
             common = _common(name, layer, width, "positive_control" if control else "linear_probe")
             save_artifact(root / name, {**common, **fields}, direction, np.zeros(1, dtype=np.float32))
 
@@ -55,9 +56,8 @@ def _control_fields() -> dict[str, Any]:
     return {"control_range": {"low": -10.0, "high": 10.0, "outside": 0.0}}
 
 
-def _probe_fields(number: int) -> dict[str, Any]:
-    kinds = ("mean", "last", "ema", "max_rolling_mean")
-    threshold = {"probability": 0.99, "target_fpr": 0.01, "measured_fpr": 0.01, "fpr_interval": (0.0, 0.1)}
+def _probe_fields(number: int, probability: float) -> dict[str, Any]:
+    threshold = {"probability": probability, "target_fpr": 0.01, "measured_fpr": 0.01, "fpr_interval": (0.0, 0.1)}
     quality = {
         "test_rows": 1,
         "auroc": 0.5,
@@ -70,7 +70,7 @@ def _probe_fields(number: int) -> dict[str, Any]:
         "verdict": "random direction",
     }
     return {
-        "aggregation": {"kind": kinds[number % len(kinds)]},
+        "aggregation": {"kind": KINDS[number % len(KINDS)]},
         "calibration": {"kind": "none"},
         "threshold": {**threshold, "benign_rows": 0, "certified": False},
         "quality": quality,

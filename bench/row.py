@@ -1,14 +1,18 @@
-"""One figure of a benchmark, and the intervals that belong to it."""
+"""One figure of the table, and the interval that belongs to it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+Line = Sequence[float] | npt.NDArray[np.float64]
+_RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,28 +26,35 @@ class Row:
     interval: tuple[float, float] | None = None
     note: str = ""
 
+    def at_most(self, limit: float) -> Row:
+        """The claim is the value itself: met if it is not above the limit."""
+        return replace(self, goal=f"<= {limit:g}", met=self.value <= limit)
 
-def median_interval(
-    values: Sequence[float] | npt.NDArray[np.float64], seed: int = 0
-) -> tuple[float, tuple[float, float]]:
-    """The median and its 95 % bootstrap interval (2,000 resamples of the paired rounds)."""
+    def at_least(self, limit: float, stretch: float | None = None) -> Row:
+        """Met if the value is not below the limit; the stretch is shown and not judged."""
+        goal = f">= {limit:g}" + ("" if stretch is None else f" (stretch {stretch:g})")
+        return replace(self, goal=goal, met=self.value >= limit)
+
+
+def median_interval(values: Line, seed: int = 0) -> tuple[float, tuple[float, float]]:
+    """The median and its 95 % bootstrap interval over rounds.
+
+    >>> median_interval([2.0, 2.0, 2.0])
+    (2.0, (2.0, 2.0))
+    """
     line = np.asarray(values, dtype=np.float64)
-    rng = np.random.default_rng(seed)
-    medians = np.median(rng.choice(line, size=(2000, len(line))), axis=1)
-    low, high = np.quantile(medians, (0.025, 0.975))
+    picks = np.random.default_rng(seed).choice(line, size=(_RESAMPLES, len(line)))
+    low, high = np.quantile(np.median(picks, axis=1), (0.025, 0.975))
     return float(np.median(line)), (float(low), float(high))
 
 
-def ratio_row(name: str, ours: Sequence[float], theirs: Sequence[float], note: str = "") -> Row:
-    """ours / theirs, round by round, without a goal."""
-    value, interval = median_interval(np.asarray(ours) / np.asarray(theirs))
+def ratio(name: str, over: Line, under: Line, note: str = "") -> Row:
+    """over / under, round by round: what the machine was busy with in a round, it was busy with for both."""
+    value, interval = median_interval(np.asarray(over, dtype=np.float64) / np.asarray(under, dtype=np.float64))
     return Row(name, value, interval=interval, note=note)
 
 
-def at_most(row: Row, limit: float) -> Row:
-    """The whole claim is the value: met if it is not above the limit."""
-    return Row(row.name, row.value, f"<= {limit:g}", row.value <= limit, row.interval, row.note)
-
-
-def write(rows: Sequence[Row], path: Path) -> None:
-    path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+def write(machine: dict[str, Any], rows: Sequence[Row], path: Path) -> None:
+    """A list of rows; the first one is the machine that they are of."""
+    first = {"name": "machine", "value": machine, "goal": None, "met": None, "interval": None, "note": ""}
+    path.write_text(json.dumps([first, *map(asdict, rows)], indent=2) + "\n", encoding="utf-8")

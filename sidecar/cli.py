@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from protos.stethoscope.v1 import control_pb2
     from sidecar.config import Config
 
 EX_CONFIG = 78  # sysexits.h: the configuration is wrong
@@ -158,28 +157,10 @@ def _status(args: argparse.Namespace) -> int:
             json.dumps(MessageToDict(now, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
         )
     else:
-        print("\n".join(_in_words(now)))
+        from sidecar.words import in_words
+
+        print("\n".join(in_words(now)))
     return 0
-
-
-def _in_words(now: control_pb2.GetStatusResponse) -> list[str]:
-    model = now.model.name if now.HasField("model") else "none yet"
-    lines = [
-        f"stethoscope {now.version}, up {now.uptime_s:.0f} s, model {model}, {now.engines} engines, plan {now.plan_generation}",
-        f"{'':14}{'received':>10}{'scored':>10}{'dropped':>10}{'rejected':>10}{'in flight':>10}",
-    ]
-    for name, one in (("step batches", now.step_batches), ("rows", now.rows)):
-        lines.append(f"{name:14}{one.received:10}{one.scored:10}{one.dropped:10}{one.rejected:10}{one.in_flight:10}")
-    lines.extend(
-        f"{tap.tap_point}: seen {tap.seen} of {tap.expected} tokens" + (f", BLIND: {tap.reason}" if tap.blind else "")
-        for tap in now.coverage
-    )
-    lines.extend(
-        f"{one.name}: mean {one.mean:.3f} over {one.readings} tokens, {one.detections} detections, {one.evidence}"
-        for one in now.signals
-    )
-    lines.extend(f"{one.name} {one.version}: {one.evidence}: {one.reason}" for one in now.artifacts if one.reason)
-    return lines
 
 
 def _demo(args: argparse.Namespace) -> int:

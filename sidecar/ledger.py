@@ -20,7 +20,11 @@ from sidecar.errors import ConfigError, DropReason, RejectReason
 
 _HEADER = 8192  # names of the words, so that another version with other reasons reads them right
 _UNITS = ("step_batches", "rows")
-_OUTCOMES = ("scored", *(f"dropped.{one.value}" for one in DropReason), *(f"rejected.{one.value}" for one in RejectReason))
+_OUTCOMES = (
+    "scored",
+    *(f"dropped.{one.value}" for one in DropReason),
+    *(f"rejected.{one.value}" for one in RejectReason),
+)
 _WORDS = ("received", *_OUTCOMES)
 _NAMES = tuple(f"{unit}.{word}" for unit in _UNITS for word in _WORDS)
 
@@ -112,7 +116,6 @@ class Ledger:
         self.rows.drop(DropReason.PROCESS_KILLED, gaps[1])
         return gaps[0], gaps[1]
 
-
     def close(self) -> None:
         """Let go of the file. The counts are not to be used any more."""
         if self._mapping is not None:
@@ -163,7 +166,9 @@ class LedgerFile:
     def counts(self) -> tuple[LedgerCounts, LedgerCounts]:
         """Step batches and rows as they are now, whatever the writer is doing. The file must be open."""
         data = os.pread(self._fd, 8 * len(_NAMES), _HEADER)
-        newer = os.pread(self._fd, 8 * len(_NAMES), _HEADER)  # received is counted before its outcome, so it is read after
+        newer = os.pread(
+            self._fd, 8 * len(_NAMES), _HEADER
+        )  # received is counted before its outcome, so it is read after
         sides = []
         for side in range(len(_UNITS)):
             start, stop = 8 * side * len(_WORDS), 8 * (side + 1) * len(_WORDS)

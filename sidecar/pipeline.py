@@ -306,7 +306,11 @@ class Pipeline:
         self.effects = shed(self.ladder.rung)
         if self.plan is None or self.judge is None:
             return
-        left = self.plan.taps if not self.effects.fewer_tap_points else fewer(tuple(self.plan.taps), self.plan.verdict_taps)
+        left = (
+            self.plan.taps
+            if not self.effects.fewer_tap_points
+            else fewer(tuple(self.plan.taps), self.plan.verdict_taps)
+        )
         self._shed = Shed(self.effects.token_stride, frozenset(self.plan.taps) - frozenset(left))
         self.judge.weight = round(1 / self.effects.sampling_factor)
 

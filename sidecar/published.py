@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sidecar.config import Config
-from sidecar.judge.buckets import TallyArrays
+from sidecar.judge.buckets import Edges, TallyArrays
 from sidecar.judge.tally import SCORE_EDGES, SECONDS_EDGES, SHARE_EDGES
 from sidecar.ledger import NOTHING
 from sidecar.pipeline import Pipeline
@@ -116,7 +116,7 @@ def snapshot(
     )
 
 
-def _histogram(edges: Any, left: Iterator[Array]) -> Histogram:
+def _histogram(edges: Edges, left: Iterator[Array]) -> Histogram:
     return next(iter(edges.histograms(TallyArrays(next(left), next(left), next(left)))))
 
 
@@ -130,9 +130,7 @@ def _coverage(told: Mapping[str, Any]) -> CoverageSnapshot:
 
 
 def _signals(plan: Plan, left: Iterator[Array]) -> Iterator[SignalSnapshot]:
-    tokens, requests = (
-        list(SCORE_EDGES.histograms(TallyArrays(next(left), next(left), next(left)))) for _ in range(2)
-    )
+    tokens, requests = (list(SCORE_EDGES.histograms(TallyArrays(next(left), next(left), next(left)))) for _ in range(2))
     detections, estimated, shown = next(left), next(left), next(left)
     for i, signal in enumerate(plan.signals):
         yield SignalSnapshot(
@@ -157,5 +155,5 @@ def _signals(plan: Plan, left: Iterator[Array]) -> Iterator[SignalSnapshot]:
 
 
 def _exemplar(one: np.void) -> Exemplar | None:
-    value, trace_id, span_id, at_s = one.tolist()
-    return Exemplar(value, trace_id.decode(), span_id.decode(), at_s) if at_s else None
+    value, trace_id, span_id, at_s = (one[name] for name in ("value", "trace_id", "span_id", "at_s"))
+    return Exemplar(float(value), bytes(trace_id).decode(), bytes(span_id).decode(), float(at_s)) if at_s else None

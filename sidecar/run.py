@@ -10,7 +10,6 @@ from sidecar.config import Config
 from sidecar.log import Level, LibraryLog, Log
 from sidecar.service import Sidecar
 
-
 EX_SOFTWARE = 70
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from sidecar.config import Config
 from sidecar.errors import ConfigError
 from sidecar.export.http import MetricsServer
 from sidecar.export.metrics import MetricsCollector
+from sidecar.export.process import watch
 from sidecar.export.traces import TraceCounts, Tracing
 from sidecar.ingest import wire
 from sidecar.ingest.server import IngestServer
@@ -64,11 +66,11 @@ class Sidecar:
             self.log,
             self._ledger,
             ended=self._request_ended,
-            sampling=lambda factor: self.plans.sample(factor),
+            sampling=self._sample,
             lost=lost,
             parts=parts,
         )
-        self.plans = Plans(config, self.worker, lambda: self._ingest.changed())
+        self.plans = Plans(config, self.worker, self._settings_changed)
         self._reloader = Reloader(config, self.plans, self.log)
         self._ingest = IngestServer(config, self.worker, self.plans, self.status, self.log)
         collector = MetricsCollector(self.snapshot, version=VERSION)
@@ -81,6 +83,7 @@ class Sidecar:
             ready=lambda: self._ready,
             log=self.log,
         )
+        self._processes = {"control": watch("control", os.getpid)}
         self._started_s = self._clock.monotonic_s()
         self._ready = False
         self._stops: list[Callable[[], None]] = []
@@ -97,6 +100,8 @@ class Sidecar:
         try:
             self._start(self._ingest.bind, self._ingest.stop)
             self._start(self.worker.start, self.worker.stop)
+            if (pid := self.worker.pid) is not None:
+                self._processes["worker"] = watch("worker", lambda: pid)
             self._start(self._reloader.start, self._reloader.stop)
             if self._tracing is not None:
                 self._start(self._tracing.start, self._tracing.stop)
@@ -151,6 +156,12 @@ class Sidecar:
             balanced=batches.balanced,
         )
 
+    def _sample(self, factor: float) -> None:
+        self.plans.sample(factor)
+
+    def _settings_changed(self) -> None:
+        self._ingest.changed()
+
     def _request_ended(self, ended: EndedRequest) -> None:
         if self._tracing is not None:
             self._tracing.offer(ended)
@@ -178,6 +189,7 @@ class Sidecar:
             ),
             reloads=dict(self._reloader.counts),
             log_lines_suppressed=self.log.suppressed + told["log_lines_suppressed"],
+            processes=tuple(read() for read in self._processes.values()),
             spans_queue_dropped=traces.dropped + told["ended_lost"],
             spans_exported=traces.exported,
             spans_failed=traces.failed,

@@ -91,7 +91,9 @@ class SignalSnapshot:
     request_scores: Histogram  # calibrated, aggregated score of every ended request
     detections: int  # requests that crossed the threshold
     detection_exemplar: Exemplar | None = None
-    detections_estimated: float = 0.0  # the same, each counted for the requests that it stands for while sampling is lowered
+    detections_estimated: float = (
+        0.0  # the same, each counted for the requests that it stands for while sampling is lowered
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ class Rung(StrEnum):
 
     FULL = "full"
     NO_SKETCHES = "no_sketches"
-    TOKEN_STRIDE = "token_stride"
+    TOKEN_STRIDE = "token_stride"  # noqa: S105 - a rung, not a secret
     FEWER_TAP_POINTS = "fewer_tap_points"
     LOWER_SAMPLING = "lower_sampling"
     OFF = "off"
@@ -143,6 +145,16 @@ class KernelChoice:
     rows: int
     kernel: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSnapshot:
+    """What one process of the sidecar costs the machine."""
+
+    role: str  # "control" or "worker"
+    cpu_s: float
+    resident_bytes: float
+    open_fds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +212,7 @@ class Snapshot:
     spans_failed: int = 0  # refused by it, or it could not be reached
     events_exported: int = 0  # gen_ai.evaluation.result events, counted like spans
     events_failed: int = 0
+    processes: tuple[ProcessSnapshot, ...] = ()
     http_requests: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))  # by HttpOutcome
 
 

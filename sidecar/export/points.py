@@ -15,6 +15,7 @@ from sidecar.snapshot import (
     CoverageSnapshot,
     Exemplar,
     Histogram,
+    ProcessSnapshot,
     ReloadOutcome,
     Rung,
     SignalSnapshot,
@@ -131,6 +132,10 @@ def _kernels(s: Snapshot) -> Iterator[Point]:
     return (Point((choice.tap_point.name, str(choice.rows), choice.kernel), 1) for choice in s.run.kernels)
 
 
+def _by_process(of: Callable[[ProcessSnapshot], float]) -> Reader:
+    return lambda s: (Point((one.role,), of(one)) for one in s.processes)
+
+
 def _boolean(value: bool) -> str:
     return "true" if value else "false"
 
@@ -180,6 +185,9 @@ _UNPREFIXED: dict[str, Reader] = {
     "spans_dropped_total": lambda s: _one(s.spans_queue_dropped),
     "evaluation_events_exported_total": lambda s: _one(s.events_exported),
     "evaluation_events_failed_total": lambda s: _one(s.events_failed),
+    "process_cpu_seconds_total": _by_process(lambda one: one.cpu_s),
+    "process_resident_memory_bytes": _by_process(lambda one: one.resident_bytes),
+    "process_open_fds": _by_process(lambda one: one.open_fds),
     "log_lines_suppressed_total": lambda s: _one(s.log_lines_suppressed),
     "http_requests_total": lambda s: _members(s.http_requests, HttpOutcome),
     "uptime_seconds": lambda s: _one(s.uptime_s),

@@ -12,6 +12,7 @@ from sidecar.types import Action, Evidence, UnseenReason
 
 PREFIX = "stethoscope_"
 ANY_TAP_POINT = "any"  # cannot be a tap point's name: those have the form blocks.<layer>.<site>
+PROCESSES = ("control", "worker")
 REFUSED = "refused"  # beside the members of Evidence: an artifact that is not read
 
 # Two histograms of 14 buckets for each of 256 probes are 8,700 lines; a page of 20,000 histograms took 4.6 s.
@@ -148,7 +149,11 @@ METRICS: tuple[Metric, ...] = (
     _histogram("queue_age_seconds", "Time between a batch being sent and its turn.", unit="seconds"),
     _gauge("rung", "1 for the rung of the ladder in force: how much of the work is done.", _closed("rung", Rung)),
     _counter("rung_changes", "Times that a rung was entered.", _closed("rung", Rung)),
-    _counter("verdicts", "Requests judged for a caller that waits, by what it was told.", _closed("action", Action)),
+    _counter(
+        "verdicts",
+        "What was said of requests: of flagged ones in every step, of all of them to a caller that waits.",
+        _closed("action", Action),
+    ),
     _counter("verdicts_late", "Verdicts given by the policy, because nothing was read in time."),
     _gauge("sampling_request_fraction", "Share of the requests that the taps are asked to send."),
     _gauge("engine_streams", "Open streams of engines, by how their batches come.", _closed("transport", Transport)),
@@ -204,6 +209,14 @@ METRICS: tuple[Metric, ...] = (
     _counter("spans_dropped", "Spans never sent: the queue was full, or the time at shutdown was over."),
     _counter("evaluation_events_exported", "Evaluation events that the collector accepted."),
     _counter("evaluation_events_failed", "Evaluation events that the collector refused, or that could not reach it."),
+    _counter("process_cpu_seconds", "CPU time of the sidecar's processes.", _closed("process", PROCESSES)),
+    _gauge(
+        "process_resident_memory_bytes",
+        "Resident memory of the sidecar's processes; shared pages count in each.",
+        _closed("process", PROCESSES),
+        unit="bytes",
+    ),
+    _gauge("process_open_fds", "File descriptors of the sidecar's processes.", _closed("process", PROCESSES)),
     _counter("log_lines_suppressed", "Log lines left out by the rate limit."),
     _counter("http_requests", "Connections to the metrics port, by how they ended.", _closed("outcome", HttpOutcome)),
     _gauge("series_left_out", "Label sets that this scrape does not show.", _closed("reason", LeftOut)),

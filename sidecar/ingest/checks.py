@@ -20,11 +20,11 @@ _FACT = re.compile("[A-Za-z0-9._:/@#+=~ -]*")
 _DIGEST = re.compile("(?:[0-9a-f]{64})?")
 
 
-def parse(make: Callable[[], M], raw: bytes) -> M:
+def parse(make: Callable[[], M], raw: bytes | memoryview) -> M:
     """Raises Rejected(malformed, "$") if the bytes are no such message. Unknown fields are ignored."""
     message = make()
     try:
-        message.ParseFromString(raw)
+        message.ParseFromString(raw)  # type: ignore[arg-type]  # any buffer, whatever the stubs say
     except (DecodeError, UnicodeDecodeError, ValueError):
         raise Rejected(RejectReason.MALFORMED, "$") from None
     return message

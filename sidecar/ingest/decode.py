@@ -160,7 +160,7 @@ def _matrix(
     dtype, rows, columns = shape
     if not 0 < columns <= _MAX_WIDTH:
         raise Rejected(RejectReason.BAD_SHAPE, f"{path}.columns")
-    if not wire.HasField(kind):  # type: ignore[arg-type]  # mypy wants a literal
+    if not wire.HasField(kind):
         raise Rejected(RejectReason.MISSING, f"{path}.raw")
     payload = getattr(wire, kind)  # read once: every access copies the bytes
     data = _in_slot(payload, f"{path}.{kind}", slot) if isinstance(payload, ingest_pb2.SlotSpan) else payload

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+import numpy as np
 
 from protos.stethoscope.v1 import control_pb2, ingest_pb2
 from sidecar.config import Mode
@@ -10,7 +13,7 @@ from sidecar.errors import DropReason
 from sidecar.ledger import LedgerCounts
 from sidecar.pipeline import Result
 from sidecar.reading.plan import Plan
-from sidecar.snapshot import ArtifactSnapshot, Snapshot
+from sidecar.snapshot import ArtifactSnapshot, Histogram, Snapshot
 from sidecar.types import Action, ModelIdentity, SamplingPolicy, Site, TapPoint
 
 
@@ -167,4 +170,37 @@ def status(now: Snapshot, version: str) -> control_pb2.GetStatusResponse:
         ),
         spans_exported=now.spans_exported,
         model=None if now.model is None else _model(now.model),
+        run=_run(now),
+        streams=[control_pb2.EngineState(engine_id=name, transport=transport) for name, transport in now.run.streams],
     )
+
+
+def _run(now: Snapshot) -> control_pb2.RunState:
+    run = now.run
+    return control_pb2.RunState(
+        rung=run.rung,
+        rung_reason=run.rung_reason,
+        rung_for_s=run.rung_for_s,
+        mode=run.mode,
+        request_fraction=run.request_fraction,
+        budget_s=now.budget_s,
+        budget_use_p99=quantile(now.budget_use, 0.99),
+        worker=run.worker,
+        ledger=run.ledger,
+        kernels=[
+            control_pb2.KernelState(
+                tap_point=one.tap_point.name, rows=one.rows, kernel=one.kernel, microseconds=one.seconds * 1e6
+            )
+            for one in run.kernels
+        ],
+        counts_age_s=run.age_s,
+    )
+
+
+def quantile(histogram: Histogram, share: float) -> float:
+    """The upper bound of the bucket in which that share is reached; 0 if nothing was observed, infinity beyond the last."""
+    reached = np.cumsum(histogram.counts)
+    if not reached[-1]:
+        return 0.0
+    place = int(np.searchsorted(reached, share * reached[-1]))
+    return (*histogram.edges, math.inf)[place]

@@ -115,7 +115,9 @@ class Judge:
         counts = self._aggregates.counts_of(slots)
         ready = (counts > 0) & self._ready(batch, counts)
         over = ~(scores <= self._threshold) & self._may_flag & ready
-        told: Iterable[int] = range(len(tracked)) if batch.verdict_within_s else np.flatnonzero(over.any(axis=1)).tolist()
+        told: Iterable[int] = (
+            range(len(tracked)) if batch.verdict_within_s else np.flatnonzero(over.any(axis=1)).tolist()
+        )
         verdicts = [self._verdict(tracked[group], over[group], scores[group]) for group in told]
         if batch.verdict_within_s:
             verdicts = [

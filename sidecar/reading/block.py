@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from sidecar.errors import Rejected, RejectReason
 from sidecar.reading.generations import columns_of
-from sidecar.reading.kernels import Kernels
 from sidecar.reading.plan import Plan, TapPlan
 from sidecar.reading.products import to_float32
 from sidecar.types import BoolArray, ElementType, FloatArray, TapTensor
@@ -43,14 +42,13 @@ class Block:
         return mask
 
 
-def multiply(kernels: Kernels, tap_plan: TapPlan, values: npt.NDArray[Any], dtype: ElementType, path: str) -> Block:
-    """Hidden states [R, D] to readings. Raises Rejected for a NaN or an infinity among the states.
+def sound(readings: FloatArray, values: npt.NDArray[Any], dtype: ElementType, path: str) -> Block:
+    """The readings [R, K] of hidden states [R, D]. Raises Rejected for a NaN or an infinity among the states.
 
     The states are not looked at for it: such a row has no finite reading (see ``products.Product``), so only rows with very
     large readings are. A finite row whose reading overflows is not the sender's fault, but of no use; nor is one that shows in
     its readings that its own squared norm overflows: it would spoil every mean that it went into.
     """
-    readings = kernels.project(tap_plan, values, dtype)
     if math.isfinite(_square(readings)):
         return Block(readings, None)
     finite: BoolArray = np.isfinite(_squares(readings))

@@ -63,6 +63,16 @@ class Kernels:
         self._calibrate(self._unknown(shapes.values()))
         self._bound = {where: self._bind(plan.taps[where], shape) for where, shape in shapes.items()}
 
+    def bind_like(self, plan: Plan, choices: Iterable[KernelChoice]) -> None:
+        """Make ready with what another process of this machine has chosen: nothing is measured, and both read the same bits."""
+        self.start()
+        dtype = wire_type(plan.model)
+        self._choices = {}
+        for one in choices:
+            shape = Shape(plan.model.width, len(plan.taps[one.tap_point].columns), dtype)
+            self._choices.setdefault(shape, {})[one.rows] = Choice(one.kernel, one.seconds)
+        self.bind(plan)
+
     def _unknown(self, shapes: Iterable[Shape]) -> list[Shape]:
         unknown: list[Shape] = []
         for shape in shapes:

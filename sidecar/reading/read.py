@@ -1,16 +1,18 @@
-"""StepBatch to readings: one product per tap point. Pure: nothing is booked, so a refusal leaves no trace."""
+"""StepBatch to readings: one product per tap point. Nothing is booked, so a refusal leaves no trace."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sidecar.errors import Rejected, RejectReason
-from sidecar.reading.block import Block, check_finite, multiply, projected
+from sidecar.reading.block import Block, check_finite, projected, sound
 from sidecar.reading.gates import open_gates
 from sidecar.reading.kernels import Kernels
+from sidecar.reading.others import NOBODY, Answer, Others
 from sidecar.reading.plan import Control, Plan, TapPlan
 from sidecar.reading.samples import check_sample
 from sidecar.reading.shed import FULL, Shed
@@ -29,6 +31,11 @@ class TapRead:
     shed_rows: int = 0  # arrived, and were not read
     checked_rows: int = 0  # multiplied by the tap, and here again
     wrong_rows: int = 0  # of those, with other readings than the tap's
+    late_rows: int = 0  # arrived, and whoever was to multiply them was not ready in time
+
+    @property
+    def rows_scored(self) -> int:
+        return self.rows - self.non_finite_rows - self.shed_rows - self.late_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,47 +51,65 @@ class Readings:
     weight: npt.NDArray[np.int64]  # [S], how many tokens each reading stands for
     taps: tuple[TapRead, ...]
     rows_without_plan: int
+    late: BoolArray  # [S], signals whose readings of this step were not there in time
 
     @property
     def rows_scored(self) -> int:
-        return sum(tap.rows - tap.non_finite_rows - tap.shed_rows for tap in self.taps)
+        return sum(tap.rows_scored for tap in self.taps)
 
     @property
     def rows_shed(self) -> int:
         """Rows not read for want of time."""
         return sum(tap.shed_rows for tap in self.taps)
 
+    @property
+    def rows_late(self) -> int:
+        """Rows whose readings were not there in time."""
+        return sum(tap.late_rows for tap in self.taps)
 
-def read(plan: Plan, batch: StepBatch, kernels: Kernels, shed: Shed = FULL) -> Readings:
-    """Read every tensor of the batch, but for what is shed. ``kernels`` is bound to the plan.
+
+def read(plan: Plan, batch: StepBatch, kernels: Kernels, shed: Shed = FULL, others: Others = NOBODY) -> Readings:
+    """Read every tensor of the batch, but for what is shed. ``kernels`` and ``others`` are bound to the plan.
 
     A row is read by one generation: by the plan in force, or, if its tap multiplied, by the tap's. Raises Rejected for what is
     the sender's fault (width, values, a tap point or plan that does not exist).
     """
     if batch.plan_generation > plan.generation:
         raise Rejected(RejectReason.UNKNOWN_GENERATION, "step_batch.plan_generation")
-    step = _Step(plan, batch, kernels, shed)
+    step = _Step(plan, batch, kernels, shed, others)
     with np.errstate(over="ignore", invalid="ignore"):
-        for i, tensor in enumerate(batch.tensors):
-            step.read(tensor, f"step_batch.tensors[{i}]")
+        step.ask()
+        for i in step.order():
+            step.read(i)
     return step.readings()
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What others are to multiply, and where their answer comes from."""
+
+    values: npt.NDArray[Any]
+    answer: Answer
 
 
 class _Step:
     """The readings of one step in the making."""
 
-    def __init__(self, plan: Plan, batch: StepBatch, kernels: Kernels, shed: Shed) -> None:
+    def __init__(self, plan: Plan, batch: StepBatch, kernels: Kernels, shed: Shed, others: Others) -> None:
         self._plan = plan
         self._batch = batch
         self._kernels = kernels
         self._shed = shed
+        self._others = others
+        self._asked: dict[int, _Asked] = {}  # by tensor
         self._positions = batch.segments.positions
         self._kept = shed.keeps(self._positions)
         self._gates = open_gates(plan, batch.segments)
         shape = (batch.segments.token_count, len(plan.signals))
         self._values = np.zeros(shape, dtype=np.float32)
         self._valid = np.zeros(shape, dtype=np.bool_)
-        self._taps: list[TapRead] = []
+        self._late = np.zeros(len(plan.signals), dtype=np.bool_)
+        self._taps: dict[int, TapRead] = {}  # by tensor
         self._without_plan = 0
 
     def readings(self) -> Readings:
@@ -95,11 +120,36 @@ class _Step:
             self._values,
             self._valid,
             self._shed.weights(self._plan),
-            tuple(self._taps),
+            tuple(self._taps[i] for i in sorted(self._taps)),
             self._without_plan,
+            self._late,
         )
 
-    def read(self, tensor: TapTensor, path: str) -> None:
+    def ask(self) -> None:
+        """Hand out what others multiply, so that they do while this process multiplies the rest."""
+        for i, tensor in enumerate(self._batch.tensors):
+            tap_plan = self._plan.taps.get(tensor.tap_point)
+            if tensor.projected or tap_plan is None or tensor.values.shape[1] != self._plan.model.width:
+                continue
+            if self._left_out(tap_plan):
+                continue
+            values = _rows(tensor, self._kept_of(tap_plan))
+            answer = self._others.ask(tap_plan, values, tensor.dtype)
+            if answer is not None:
+                self._asked[i] = _Asked(values, answer)
+
+    def order(self) -> list[int]:
+        """The tensors as they are to be read: those that others multiply come last."""
+        return sorted(range(len(self._batch.tensors)), key=self._asked.__contains__)
+
+    def _left_out(self, tap_plan: TapPlan) -> bool:
+        return tap_plan.tap_point in self._shed.tap_points and self._shed.thins(self._plan, tap_plan)
+
+    def _kept_of(self, tap_plan: TapPlan) -> BoolArray | None:
+        return self._kept if self._shed.thins(self._plan, tap_plan) else None
+
+    def read(self, index: int) -> None:
+        tensor, path = self._batch.tensors[index], f"step_batch.tensors[{index}]"
         if tensor.tap_point.layer >= self._plan.model.layers:
             raise Rejected(RejectReason.UNKNOWN_TAP_POINT, f"{path}.tap_point.layer")
         if not tensor.projected and tensor.values.shape[1] != self._plan.model.width:
@@ -108,29 +158,38 @@ class _Step:
         if tap_plan is None:  # a NaN is the sender's fault, read or not
             check_finite(tensor.values, tensor.dtype, f"{path}.{'projected' if tensor.projected else 'raw'}")
             self._without_plan += rows
+        elif self._left_out(tap_plan):
+            self._taps[index] = TapRead(tensor.tap_point, rows, 0, 0, 0, shed_rows=rows)
+        elif tensor.projected:
+            self._read_projected(index, tap_plan, path)
+        else:
+            self._read_raw(index, tap_plan, path)
+
+    def _read_raw(self, index: int, tap_plan: TapPlan, path: str) -> None:
+        tensor, kept, asked = self._batch.tensors[index], self._kept_of(tap_plan), self._asked.get(index)
+        values = _rows(tensor, kept) if asked is None else asked.values
+        readings = self._kernels.project(tap_plan, values, tensor.dtype) if asked is None else asked.answer()
+        if readings is None:
+            rows, late = len(self._positions), len(values)
+            self._late[tap_plan.signals] = True
+            self._taps[index] = TapRead(tap_plan.tap_point, rows, 0, 0, 0, shed_rows=rows - late, late_rows=late)
             return
-        thinned = self._shed.thins(self._plan, tap_plan)
-        if thinned and tensor.tap_point in self._shed.tap_points:
-            self._taps.append(TapRead(tensor.tap_point, rows, 0, 0, 0, shed_rows=rows))
+        block = sound(readings, values, tensor.dtype, f"{path}.raw")
+        self._put(block, tap_plan, kept)
+        self._taps[index] = self._told(block, tap_plan, kept)
+
+    def _read_projected(self, index: int, tap_plan: TapPlan, path: str) -> None:
+        tensor, kept = self._batch.tensors[index], self._kept_of(tap_plan)
+        whole = projected(self._plan, tap_plan, tensor, self._batch.plan_generation, path)
+        if whole is None:  # made by a plan of which nothing is left
+            self._without_plan += len(tensor.values)
             return
-        kept = self._kept if thinned else None
-        block = self._block(tensor, tap_plan, kept, path)
-        if block is None:
-            self._without_plan += rows
-            return
+        block = whole.of(kept)
         self._put(block, tap_plan, kept)
         checked, wrong = 0, 0
         if tensor.sample is not None and self._batch.plan_generation == self._plan.generation:
             checked, wrong = check_sample(self._kernels, self._plan, tap_plan, tensor, tensor.sample, path)
-        self._taps.append(self._told(block, tap_plan, kept, checked, wrong))
-
-    def _block(self, tensor: TapTensor, tap_plan: TapPlan, kept: BoolArray | None, path: str) -> Block | None:
-        """The readings of the kept rows; None if a tap made them by a plan of which nothing is left."""
-        if not tensor.projected:
-            values = tensor.values if kept is None else tensor.values[kept]
-            return multiply(self._kernels, tap_plan, values, tensor.dtype, f"{path}.raw")
-        block = projected(self._plan, tap_plan, tensor, self._batch.plan_generation, path)
-        return None if block is None else block.of(kept)
+        self._taps[index] = self._told(block, tap_plan, kept, checked, wrong)
 
     def _put(self, block: Block, tap_plan: TapPlan, kept: BoolArray | None) -> None:
         """Put the signals' readings in their place."""
@@ -144,7 +203,9 @@ class _Step:
         self._values[rows, signals] = readings if mask is None else np.where(mask, readings, np.float32(0))
         self._valid[rows, signals] = True if mask is None else mask
 
-    def _told(self, block: Block, tap_plan: TapPlan, kept: BoolArray | None, checked: int, wrong: int) -> TapRead:
+    def _told(
+        self, block: Block, tap_plan: TapPlan, kept: BoolArray | None, checked: int = 0, wrong: int = 0
+    ) -> TapRead:
         rows, read_rows = len(self._positions), len(block.readings)
         non_finite = 0 if block.finite is None else read_rows - int(np.count_nonzero(block.finite))
         control_rows = in_range = 0
@@ -152,6 +213,10 @@ class _Step:
             positions = self._positions if kept is None else self._positions[kept]
             control_rows, in_range = _control(tap_plan.control, block, positions)
         return TapRead(tap_plan.tap_point, rows, non_finite, control_rows, in_range, rows - read_rows, checked, wrong)
+
+
+def _rows(tensor: TapTensor, kept: BoolArray | None) -> npt.NDArray[Any]:
+    return tensor.values if kept is None else tensor.values[kept]
 
 
 def _control(control: Control, block: Block, positions: PositionArray) -> tuple[int, int]:

@@ -57,6 +57,7 @@ class TapClient:
 
     ``submit`` is for engine threads; everything that talks to the network runs on threads of the client's own. While no
     sidecar is connected every step is dropped and counted; the client looks for one again with growing pauses up to 2 s.
+    Batches go by a ring of shared memory if the sidecar offers one at a Unix socket, else, and when the ring ends, by gRPC.
     There are no keep-alive pings: a peer on this machine is gone at once or not at all, and a frozen one is found by the
     answers that it owes.
     """

@@ -37,7 +37,7 @@ class Ends:
 class Parts:
     """What a worker is made of; a test puts its own in."""
 
-    pipeline: MakePipeline = lambda config, clock, ended, ledger: Pipeline(config, clock, ended, ledger)
+    pipeline: MakePipeline = Pipeline
     decoder: MakeDecoder = lambda config, clock: Decoder(config.limits, clock)
 
 

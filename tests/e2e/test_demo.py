@@ -66,6 +66,22 @@ def test_the_demo_hears_every_token_and_leaves_nothing_running(smollm2, tmp_path
     assert ours == []
 
 
+def test_the_demo_can_stop_what_a_signal_blocks(smollm2, tmp_path: Path):
+    summary = tmp_path / "out.json"
+    with _started(["--seconds", "20", "--summary", str(summary), "--block", "sentiment", *_ports()], tmp_path) as demo:
+        output, problems = demo.communicate(timeout=280)
+    assert demo.returncode == 0, problems
+    got = json.loads(summary.read_text())
+    assert 0 < got["stopped"] <= got["signals"]["sentiment"]["detections"] < got["requests"]
+    assert f"{got['stopped']} of them stopped by a verdict" in output
+    assert (got["tap"]["refused"], got["tap"]["unknown"]) == (0, 0)
+
+
+def test_a_signal_that_no_probe_has_is_refused_with_those_there_are(capsys):
+    assert main(["demo", "--block", "kindness"]) == 78
+    assert "--block kindness: want one of offensive_language, sentiment, spam" in capsys.readouterr().err
+
+
 def test_a_port_in_use_is_said_and_nothing_is_left(smollm2, tmp_path: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -19,6 +19,7 @@ from sidecar.snapshot import (
     Exemplar,
     Histogram,
     KernelChoice,
+    ProcessSnapshot,
     ReloadOutcome,
     Rung,
     RunSnapshot,
@@ -127,6 +128,10 @@ def snapshot(**changes: Any) -> Snapshot:
         spans_queue_dropped=0,
         log_lines_suppressed=2,
         spans_exported=3,
+        processes=(
+            ProcessSnapshot("control", 12.5, 1e8, 40.0),
+            ProcessSnapshot("worker", 99.25, 2e8, 12.0),
+        ),
         http_requests={HttpOutcome.ANSWERED: 4},
         run=run(),
     )

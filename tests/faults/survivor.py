@@ -12,6 +12,7 @@ from protos.stethoscope.v1 import ingest_pb2
 from sidecar.service import Sidecar
 from tests.builders import wire_batch
 from tests.service.client import Client, Stream
+from tests.service.ringed import Ringed
 from tests.service_fixtures import private_folder, settings, write_artifacts
 
 LEDGER = ("stethoscope_step_batches", "stethoscope_rows")
@@ -22,6 +23,7 @@ VOLATILE = (
     "stethoscope_log_lines_suppressed",
     "stethoscope_counts_age",
     "stethoscope_queue_age",
+    "stethoscope_process",
 )
 
 
@@ -41,12 +43,13 @@ class Survivor:
 
     client: Client
     stream: Stream
+    ringed: Ringed
     lines: list[str]
 
     def refuses(self, request: ingest_pb2.StepBatch | bytes, reason: str, field: str, *, rows: int = 0) -> None:
-        """Both ways in: the status and field path, the ledger by exactly one, nothing else, and the next batch scores."""
+        """Every way in: the status and field path, the ledger by exactly one, nothing else, and the next batch scores."""
         raw = encoded(request)
-        for way in (self._observe, self._send):
+        for way in (self._observe, self._send, self._post):
             before = self.client.series()
             way(raw, reason, field)
             wanted = {"step_batches_received": 1.0, f"step_batches_rejected{{{reason}}}": 1.0}
@@ -57,10 +60,11 @@ class Survivor:
             self.scores()
 
     def scores(self) -> None:
-        """A sound batch is scored, by either way."""
+        """A sound batch is scored, by every way."""
         self.client.good()
         self.stream.send_batch(wire_batch())
         assert self.stream.next_result().outcome == ingest_pb2.OUTCOME_SCORED
+        assert self.ringed.batch(wire_batch()).outcome == ingest_pb2.OUTCOME_SCORED
 
     def _observe(self, raw: bytes, reason: str, field: str) -> None:
         answer = self.client.observe(raw)
@@ -68,7 +72,14 @@ class Survivor:
 
     def _send(self, raw: bytes, reason: str, field: str) -> None:
         self.stream.send(raw)
-        result = self.stream.next_result()
+        self._check(self.stream.next_result(), reason, field)
+
+    def _post(self, raw: bytes, reason: str, field: str) -> None:
+        self.ringed.post(raw)
+        self._check(self.ringed.result(), reason, field)
+
+    @staticmethod
+    def _check(result: ingest_pb2.StepResult, reason: str, field: str) -> None:
         assert (result.outcome, result.reason, result.field) == (ingest_pb2.OUTCOME_REJECTED, reason, field)
         assert (result.plan_generation, len(result.verdicts)) == (0, 0)
 
@@ -85,7 +96,9 @@ def surviving() -> Iterator[Survivor]:
             with Client(sidecar) as client:
                 client.register()
                 stream = client.stream(timeout_s=3600.0)
-                yield Survivor(client, stream, lines)
+                ringed = Ringed(client, timeout_s=3600.0)
+                yield Survivor(client, stream, ringed, lines)
+                ringed.close()
                 stream.cancel()
         finally:
             sidecar.stop()

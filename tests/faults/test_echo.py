@@ -36,6 +36,9 @@ def test_another_model_is_refused_without_saying_what_was_sent_or_what_is_served
     assert {name.split("{")[0] for name in changed} <= {
         "stethoscope_engines_refused_total",
         "stethoscope_counts_age_seconds",
+        "stethoscope_process_cpu_seconds_total",
+        "stethoscope_process_resident_memory_bytes",
+        "stethoscope_process_open_fds",
         "stethoscope_uptime_seconds",
         "stethoscope_http_requests_total",
     }

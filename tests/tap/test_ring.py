@@ -332,36 +332,3 @@ def test_connections_come_and_go_and_leave_no_descriptor_and_no_thread(receiver:
         assert len(host.rings) == visits
     until(lambda: not threads())
     assert _mapped_here() == 2 * len(host.rings)
-
-
-def test_a_verdict_is_passed_on_and_a_listener_that_fails_is_counted(
-    receiver: Receiver, make_client: MakeClient
-) -> None:
-    from protos.stethoscope.v1 import ingest_pb2
-
-    def answer(batch: ingest_pb2.StepBatch) -> ingest_pb2.StepResult:
-        result = ingest_pb2.StepResult(batch_id=batch.batch_id, outcome=ingest_pb2.OUTCOME_SCORED)
-        for name, action in (
-            ("a", ingest_pb2.ACTION_ALLOW),
-            ("b", ingest_pb2.ACTION_BLOCK),
-            ("c", ingest_pb2.ACTION_FLAG),
-        ):
-            verdict = result.verdicts.add(request_id=name, action=action)
-            verdict.signals.add(name=f"signal-{name}", score=0.9, threshold=0.5)
-        return result
-
-    def fails(*_: object) -> None:
-        raise RuntimeError("a listener's bug")
-
-    receiver.answer = answer
-    client = make_client()
-    heard: list[tuple[str, str, tuple[str, ...]]] = []
-    client.on_verdict(fails)
-    client.on_verdict(lambda *told: heard.append(told))
-    for number in range(2):
-        assert client.submit(step("r", number))
-    until(lambda: client.counts().ok == 2)
-    until(lambda: len(heard) == 4)
-    assert heard == [("b", "block", ("signal-b",)), ("c", "flag", ("signal-c",))] * 2
-    assert client.errors == 4
-    assert client.connected

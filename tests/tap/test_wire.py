@@ -45,7 +45,7 @@ def test_a_plan_is_read_as_sent_and_cannot_be_written_to() -> None:
     tensor = control_pb2.PlanTensor(width=3, columns=["a", "b"], directions=directions.tobytes())
     tensor.tap_point.layer, tensor.tap_point.site = 4, ingest_pb2.SITE_MLP_OUT
     unknown = control_pb2.PlanTensor(width=1, columns=["x"], directions=bytes(4))
-    unknown.tap_point.site = 77  # type: ignore[assignment]  # of a sidecar newer than this tap
+    unknown.tap_point.site = 77  # of a sidecar newer than this tap
     plan = wire.fetched_plan(control_pb2.FetchPlanResponse(generation=5, tensors=[tensor, unknown]).SerializeToString())
     ((point, found),) = plan.points.items()
     assert (plan.generation, point.name, found.columns) == (5, "blocks.4.mlp_out", ("a", "b"))

@@ -124,7 +124,7 @@ class GetStatusResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., plan_generation: _Optional[int] = ..., step_batches: _Optional[_Union[LedgerState, _Mapping[str, object]]] = ..., rows: _Optional[_Union[LedgerState, _Mapping[str, object]]] = ..., coverage: _Optional[_Iterable[_Union[CoverageState, _Mapping[str, object]]]] = ..., signals: _Optional[_Iterable[_Union[SignalState, _Mapping[str, object]]]] = ..., artifacts: _Optional[_Iterable[_Union[ArtifactState, _Mapping[str, object]]]] = ..., engines: _Optional[int] = ..., taps: _Optional[_Union[_ingest_pb2.TapLedger, _Mapping[str, object]]] = ..., spans_exported: _Optional[int] = ..., model: _Optional[_Union[ModelIdentity, _Mapping[str, object]]] = ..., run: _Optional[_Union[RunState, _Mapping[str, object]]] = ..., streams: _Optional[_Iterable[_Union[EngineState, _Mapping[str, object]]]] = ...) -> None: ...
 
 class RunState(_message.Message):
-    __slots__ = ("rung", "rung_reason", "rung_for_s", "mode", "request_fraction", "budget_s", "budget_use_p99", "worker", "ledger", "kernels")
+    __slots__ = ("rung", "rung_reason", "rung_for_s", "mode", "request_fraction", "budget_s", "budget_use_p99", "worker", "ledger", "kernels", "counts_age_s")
     RUNG_FIELD_NUMBER: _ClassVar[int]
     RUNG_REASON_FIELD_NUMBER: _ClassVar[int]
     RUNG_FOR_S_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +135,7 @@ class RunState(_message.Message):
     WORKER_FIELD_NUMBER: _ClassVar[int]
     LEDGER_FIELD_NUMBER: _ClassVar[int]
     KERNELS_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_AGE_S_FIELD_NUMBER: _ClassVar[int]
     rung: str
     rung_reason: str
     rung_for_s: float
@@ -145,7 +146,8 @@ class RunState(_message.Message):
     worker: str
     ledger: str
     kernels: _containers.RepeatedCompositeFieldContainer[KernelState]
-    def __init__(self, rung: _Optional[str] = ..., rung_reason: _Optional[str] = ..., rung_for_s: _Optional[float] = ..., mode: _Optional[str] = ..., request_fraction: _Optional[float] = ..., budget_s: _Optional[float] = ..., budget_use_p99: _Optional[float] = ..., worker: _Optional[str] = ..., ledger: _Optional[str] = ..., kernels: _Optional[_Iterable[_Union[KernelState, _Mapping[str, object]]]] = ...) -> None: ...
+    counts_age_s: float
+    def __init__(self, rung: _Optional[str] = ..., rung_reason: _Optional[str] = ..., rung_for_s: _Optional[float] = ..., mode: _Optional[str] = ..., request_fraction: _Optional[float] = ..., budget_s: _Optional[float] = ..., budget_use_p99: _Optional[float] = ..., worker: _Optional[str] = ..., ledger: _Optional[str] = ..., kernels: _Optional[_Iterable[_Union[KernelState, _Mapping[str, object]]]] = ..., counts_age_s: _Optional[float] = ...) -> None: ...
 
 class KernelState(_message.Message):
     __slots__ = ("tap_point", "rows", "kernel", "microseconds")

@@ -1,0 +1,50 @@
+"""What a full run showed: rows for tests/faults/results.json, and the table of docs/faults.md made from them."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+RESULTS, PAGE = ROOT / "tests" / "faults" / "results.json", ROOT / "docs" / "faults.md"
+_HEAD = """# Faults against real processes
+
+Made by `make test-faults FULL=1` from one run; `make test-faults` checks shorter forms of the same. Every row is a test that
+held: `sidecar serve` with its worker process, engines as processes of their own, ended by signals where the fault is a signal.
+In each of them every batch id that a tap sent ends in exactly one of scored, dropped, refused and unanswered; the sidecar's
+counts are the sizes of these sets; and `received = scored + dropped + rejected + in_flight` held at every scrape.
+Times are those of the machine named below, and are told, not asserted.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One fault, under one load."""
+
+    fault: str
+    load: str
+    seconds: float
+    outcome: str
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+def write(rows: list[Row]) -> None:
+    ordered = sorted(rows, key=lambda row: (row.fault, row.load))
+    told = {"machine": machine(), "rows": [asdict(row) for row in ordered]}
+    RESULTS.write_text(json.dumps(told, indent=1) + "\n")
+    PAGE.write_text(page(ordered))
+
+
+def machine() -> str:
+    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    return f"{len(names)} x {names[0] if names else platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def page(rows: list[Row]) -> str:
+    lines = [_HEAD, f"Machine: {machine()}.", "", "| fault | load | seconds | outcome | numbers |", "|---|---|---|---|---|"]
+    for row in rows:
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.numbers.items())
+        lines.append(f"| {row.fault} | {row.load} | {row.seconds:.0f} | {row.outcome} | {numbers} |")
+    return "\n".join(lines) + "\n"
