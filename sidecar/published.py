@@ -23,6 +23,7 @@ from sidecar.snapshot import (
     KernelChoice,
     Rung,
     RunSnapshot,
+    ShardSnapshot,
     SignalSnapshot,
     Snapshot,
     Stage,
@@ -62,6 +63,7 @@ def facts(pipeline: Pipeline) -> dict[str, Any]:
             "verdicts": dict(pipeline.verdicts),
             "verdicts_late": pipeline.verdicts_late,
             "kernels": [{**asdict(one), "tap_point": one.tap_point.name} for one in pipeline.kernels.choices()],
+            "shards": asdict(pipeline.others.counts()),
             "projections_checked": pipeline.projections_checked,
             "projections_wrong": pipeline.projections_wrong,
         },
@@ -122,7 +124,10 @@ def _histogram(edges: Edges, left: Iterator[Array]) -> Histogram:
 
 def _run(told: Mapping[str, Any], queue_age: Histogram) -> RunSnapshot:
     kernels = tuple(KernelChoice(TapPoint.parse(one.pop("tap_point")), **one) for one in map(dict, told["kernels"]))
-    return RunSnapshot(**{**told, "rung": Rung(told["rung"]), "kernels": kernels, "queue_age": queue_age})
+    shards = ShardSnapshot(**told["shards"])
+    return RunSnapshot(
+        **{**told, "rung": Rung(told["rung"]), "kernels": kernels, "shards": shards, "queue_age": queue_age}
+    )
 
 
 def _coverage(told: Mapping[str, Any]) -> CoverageSnapshot:

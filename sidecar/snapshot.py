@@ -147,6 +147,14 @@ class KernelChoice:
     seconds: float
 
 
+class ShardOutcome(StrEnum):
+    """Who multiplied the rows of a tap point that is dealt to a shard."""
+
+    SHARD = "shard"
+    SHARD_LATE = "shard_late"  # its readings are not used
+    WORKER = "worker"  # the shard was lost, behind or full
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessSnapshot:
     """What one process of the sidecar costs the machine."""
@@ -155,6 +163,21 @@ class ProcessSnapshot:
     cpu_s: float
     resident_bytes: float
     open_fds: float
+
+
+class ShardState(StrEnum):
+    """How a shard does that was started."""
+
+    SERVING = "serving"
+    LOST = "lost"  # dead, or given up; it is not started again
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSnapshot:
+    """The shards, and what came of the tensors whose tap points are dealt to them."""
+
+    states: Mapping[str, int] = field(default_factory=dict)  # shards, by ShardState
+    tensors: Mapping[str, int] = field(default_factory=dict)  # by ShardOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +195,7 @@ class RunSnapshot:
     queue_age: Histogram | None = None  # seconds between a batch being sent and its turn
     kernels: tuple[KernelChoice, ...] = ()
     streams: tuple[tuple[str, Transport], ...] = ()  # (engine id, how its batches come); ids never become labels
+    shards: ShardSnapshot = field(default_factory=ShardSnapshot)
     projections_checked: int = 0  # rows whose projection by a tap was computed again from the raw row
     projections_wrong: int = 0  # of those, rows whose readings were not the tap's
     age_s: float = 0.0  # how old these counts are: the worker was busy or frozen since

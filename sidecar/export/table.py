@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from sidecar.errors import DropReason, RejectReason
 from sidecar.export.http import HttpOutcome
-from sidecar.snapshot import ReloadOutcome, Rung, Stage, Transport
+from sidecar.snapshot import ReloadOutcome, Rung, ShardOutcome, ShardState, Stage, Transport
 from sidecar.types import Action, Evidence, UnseenReason
 
 PREFIX = "stethoscope_"
@@ -167,6 +167,16 @@ METRICS: tuple[Metric, ...] = (
             Label("kernel", source="kernels of this package"),
         ),
         KERNELS * TAP_POINTS,
+    ),
+    _gauge(
+        "shards",
+        "Further processes that multiply; one that is lost is not started again.",
+        _closed("state", ShardState),
+    ),
+    _counter(
+        "shard_tensors",
+        "Tensors at tap points that are dealt to a shard, by who multiplied them: the shard, the shard too late, or the worker.",
+        _closed("by", ShardOutcome),
     ),
     _counter("projection_rows_checked", "Rows projected by a tap that were computed again from the raw row."),
     _counter("projection_rows_wrong", "Of those, rows whose readings were not the tap's."),

@@ -82,7 +82,6 @@ class Judge:
         self.detections = np.zeros(len(signals), dtype=np.int64)
         self.detections_estimated = np.zeros(len(signals), dtype=np.int64)
         self.detection_exemplars = np.zeros(len(signals), dtype=EXEMPLAR)
-        self._none_late = np.zeros(len(signals), dtype=np.bool_)
         self._shown_s = -_EXEMPLARS_EVERY_S
         self._over: dict[Key, str] = {}  # requests that are to be ended, and why
 
@@ -121,7 +120,11 @@ class Judge:
         verdicts = [self._verdict(tracked[group], over[group], scores[group]) for group in told]
         if batch.verdict_within_s:
             verdicts = [
-                replace(verdict, **self._policy.told(ready[group], self._none_late))
+                replace(
+                    verdict,
+                    action=self._policy.unless_late(verdict.action, readings.late),
+                    **self._policy.told(ready[group], readings.late),
+                )
                 for group, verdict in enumerate(verdicts)
             ]
         return tuple(verdicts)

@@ -51,6 +51,14 @@ class Policy:
         strongest = int(self._strength[flagged].max(initial=0))
         return tuple(Action)[strongest]
 
+    def unless_late(self, action: Action, late: BoolArray) -> Action:
+        """The action, or the answer at the deadline if that is stronger and a signal that could block or escalate was late.
+
+        late [S]: as for ``told``.
+        """
+        missed = bool((self._strength[late] >= min(_STRENGTH[one] for one in _DECIDING)).any())
+        return max(action, self.at_deadline, key=_STRENGTH.__getitem__) if missed else action
+
     def told(self, ready: BoolArray, late: BoolArray) -> Told:
         """Which signals were read, skipped or late for one request, by name, in the plan's order.
 

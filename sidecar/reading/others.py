@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from sidecar.reading.kernels import Kernels
 from sidecar.reading.plan import Plan, TapPlan
+from sidecar.snapshot import ShardSnapshot
 from sidecar.types import ElementType, FloatArray
 
 Answer: TypeAlias = Callable[[], FloatArray | None]
@@ -27,6 +28,8 @@ class Others(Protocol):
     def ask(self, tap_plan: TapPlan, values: npt.NDArray[Any], dtype: ElementType) -> Answer | None:
         """Let somebody multiply hidden states [R, D], which are copied; None if they are to be multiplied here."""
 
+    def counts(self) -> ShardSnapshot: ...
+
     def stop(self) -> None: ...
 
 
@@ -40,6 +43,9 @@ class Nobody:
     def ask(self, tap_plan: TapPlan, values: npt.NDArray[Any], dtype: ElementType) -> Answer | None:
         del tap_plan, values, dtype
         return None
+
+    def counts(self) -> ShardSnapshot:
+        return ShardSnapshot()
 
     def stop(self) -> None: ...
 

@@ -251,11 +251,11 @@ class TapClient:
         try:
             for number, raw in enumerate(call):
                 response = self._take(raw, link)
+                if self._link is None and not self._leaving:
+                    self._link = link  # steps may queue up from here on; they go once the way is agreed
+                    self._tell("connected", self._address)
                 if not number:
                     self._agree(response.control, link)
-                if self._link is None and not self._leaving:
-                    self._link = link
-                    self._tell("connected", self._address)
         except grpc.RpcError:
             return  # why the stream ended is told by the thread that made it
         except Exception:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from traceback import clear_frames
 
 from google.protobuf.message import DecodeError
 
@@ -53,7 +54,13 @@ class RingPost:
         slot = self._producer.reserve()
         if slot is None:
             raise RingBrokenError("no slot where there was one")
-        length, used = message.write(slot)
+        try:
+            length, used = message.write(slot)
+        except Exception as error:
+            clear_frames(error.__traceback__)  # whoever keeps the error does not keep the ring mapped
+            raise
+        finally:
+            slot.release()
         before()
         self._producer.post(length, used)
 

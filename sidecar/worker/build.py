@@ -18,6 +18,7 @@ from sidecar.worker.board import Board
 from sidecar.worker.events import Teller
 from sidecar.worker.loop import Worker
 from sidecar.worker.session import Peer
+from sidecar.worker.shards import Shards
 
 MakePipeline = Callable[[Config, Clock, Callable[[EndedRequest], None], Ledger], Pipeline]
 MakeDecoder = Callable[[Config, Clock], Decoder]
@@ -52,5 +53,9 @@ def build(config: Config, clock: Clock, log: Log, ends: Ends, parts: Parts, *, p
     pipeline = parts.pipeline(config, clock, ended, ledger)
     if process:
         pipeline.kernels.start()  # seconds of imports: now, and not when the first engine registers
+    if config.worker.shards:
+        shards = Shards(config.worker.shards, clock, log)
+        shards.start()
+        pipeline.others = shards
     peer = Peer(pipeline, parts.decoder(config, clock), clock, log, bug_teller(log))
     return Worker(peer, Board(ends.board), ends.orders, teller, process=process)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from sidecar import published
@@ -24,11 +22,10 @@ from sidecar.worker.board import Array, Board
 from sidecar.worker.build import Ends, Parts, build
 from sidecar.worker.events import hear
 from sidecar.worker.orders import OrderFailedError, Orders, WorkerLostError
+from sidecar.worker.spawn import spawn
 
 _START_S = 60.0  # a cold disk
 _PUBLISH_S = 0.5  # a scrape must answer within a second, whatever the worker does
-_HOT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "268435456", "MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_TOP_PAD_": "67108864"}
 
 
 class WorkerHandle:
@@ -92,15 +89,7 @@ class WorkerHandle:
 
     def _start_process(self, ends: Ends) -> None:
         descriptors = (ends.orders.fileno(), ends.events.fileno(), ends.board, ends.ledger)
-        root = str(Path(__file__).parents[2])  # wherever this package was imported from, the worker finds it there too
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
-        command = [sys.executable, "-m", "sidecar.worker", *map(str, descriptors)]
-        env = {**os.environ, **_HOT, **_MALLOC, "PYTHONPATH": path}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=env, pass_fds=descriptors)  # noqa: S603 - ourselves
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(self._config.model_dump_json().encode())
-            self._process.stdin.close()
+        self._process = spawn("sidecar.worker", descriptors, self._config.model_dump_json().encode())
         ends.orders.close()
         ends.events.close()
         self._run("worker-watch", self._watch)

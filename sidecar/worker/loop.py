@@ -83,7 +83,7 @@ class Worker:
                 self._idle()
         for channel in list(self._names.values()):
             self._drop(channel)
-        self._pipeline.ledger.close()
+        self._pipeline.close()
 
     def _wake(self, channel: Channel) -> None:
         channel.consumer.clear()

@@ -23,6 +23,9 @@ from sidecar.snapshot import (
     ReloadOutcome,
     Rung,
     RunSnapshot,
+    ShardOutcome,
+    ShardSnapshot,
+    ShardState,
     SignalScore,
     SignalSnapshot,
     Snapshot,
@@ -95,6 +98,9 @@ def run(**changes: Any) -> RunSnapshot:
             KernelChoice(TapPoint(20), 1, "numpy", 1e-5),
         ),
         streams=(("engine-a", Transport.RING), ("engine-b", Transport.RING), ("engine-c", Transport.GRPC)),
+        shards=ShardSnapshot(
+            {ShardState.SERVING: 2, ShardState.LOST: 1}, {ShardOutcome.SHARD: 900, ShardOutcome.WORKER: 12}
+        ),
         projections_checked=640,
         projections_wrong=1,
         age_s=0.25,

@@ -23,7 +23,7 @@ from sidecar.tap.ring_join import RingRefusedError, join_ring
 from sidecar.types import TapLedgerCounts
 from tests.tap.receiver import Receiver, control
 from tests.tap.ring_host import DEADLINE_S, SHAPE, RingHost
-from tests.tap.samples import IDENTITY, step
+from tests.tap.samples import IDENTITY, BrokenStates, captured, segment, states, step
 from tests.tap.test_client import until
 
 MakeClient = Callable[..., TapClient]
@@ -274,6 +274,20 @@ def test_what_is_no_ring_is_refused_and_no_descriptor_is_kept(
     thread.join(DEADLINE_S)
     assert _descriptors() <= before  # gRPC may still be closing some of an earlier test
     assert _mapped_here() == 0
+
+
+def test_states_that_cannot_be_written_keep_no_ring_mapped_although_the_log_keeps_the_error(
+    receiver: Receiver, make_client: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make_client()
+    assert client.submit(captured((segment("broken", range(2)),), BrokenStates(states(2).rows)))
+    assert client.submit(step("sound"))
+    until(lambda: client.counts().ok == 1)
+    assert client.counts() == TapLedgerCounts(sent=1, ok=1, dropped=1)
+    client.stop(10.0)
+    receiver.stop()
+    assert any(record.exc_info for record in caplog.records)
+    until(lambda: _mapped_here() == 0)
 
 
 def test_where_nobody_listens_there_is_no_ring(address: str) -> None:

@@ -119,7 +119,7 @@ class _Resident:
             torch.no_grad(),
         ):  # a buffer made in inference mode could not be written again
             for point, one in plan.points.items():
-                fresh = torch.tensor(one.directions, pin_memory=True)  # [D, K]
+                fresh = torch.tensor(one.directions).pin_memory()  # [D, K]
                 self._buffer(point, fresh.shape, device).copy_(fresh, non_blocking=True)
         self.plan = plan
 

@@ -109,7 +109,7 @@ class Engine:
     def __init__(self, client: TapClient, rows: int, width: int) -> None:
         self.client = client
         self.recorder = Recorder(client)
-        self.made = 0
+        self.made = self.captured = 0
         self._states = np.random.default_rng(0).normal(size=(rows, width)).astype(np.float32)
         self._each = rows // SEGMENTS
         self._life = 0
@@ -131,17 +131,22 @@ class Engine:
         if step is not None and step.wanted:
             for point in self.client.settings.tap_points:
                 plan = None if step.plan is None else step.plan.points[point]
-                self.recorder.keep(point, self._kept(plan))
+                self.recorder.keep(point, self._kept(step.rows, plan))
         self.recorder.end()
         phase.cpu_ns.append(time.thread_time_ns() - cpu_ns)
         phase.wall_ns.append(time.perf_counter_ns() - wall_ns)
+        if step is not None and step.rows:
+            self.captured += 1
+        else:  # no request of it was chosen: there is nothing to wait for
+            JOURNAL.settle(1)
 
-    def _kept(self, plan: PointPlan | None) -> NumpyStates:
+    def _kept(self, chosen: list[int], plan: PointPlan | None) -> NumpyStates:
         """A copy of the rows, as a hook makes it, or what a projecting one makes of them."""
+        rows: npt.NDArray[np.float32] = self._states[chosen]
         if plan is None:
-            return NumpyStates(self._states.copy())
-        norms = np.einsum("td,td->t", self._states, self._states)
-        readings: npt.NDArray[np.float32] = np.column_stack((self._states @ plan.directions, norms))
+            return NumpyStates(rows)
+        norms = np.einsum("td,td->t", rows, rows)
+        readings = np.column_stack((rows @ plan.directions, norms))
         return NumpyStates(readings.astype(np.float32), projected=True)
 
 
@@ -165,7 +170,7 @@ class Orders:
 def drive(engine: Engine, orders: Orders) -> list[Phase]:
     """Steps until the end is asked for; a rate of 0 is as fast as the sidecar answers, below 0 is none at all."""
     phases: list[Phase] = []
-    due_s, dropped = time.monotonic(), 0
+    due_s, dropped, told_s = time.monotonic(), 0, 0.0
     asked = None
     while not orders.ended.is_set():
         if orders.phase is not asked:
@@ -180,7 +185,8 @@ def drive(engine: Engine, orders: Orders) -> list[Phase]:
             continue
         engine.step(phases[-1])
         now = engine.client.counts().dropped
-        if now > dropped:
+        if now > dropped and time.monotonic() - told_s > 0.02:
+            told_s = time.monotonic()
             JOURNAL.write("drop", now - dropped)
             JOURNAL.settle(now - dropped)
             dropped = now
@@ -230,7 +236,7 @@ def main() -> None:
     counts = client.counts()
     report = {
         "phases": [phase.report() for phase in phases],
-        "made": engine.made,
+        "captured": engine.captured,
         **{name: getattr(counts, name) for name in ("sent", "ok", "refused", "unknown", "dropped")},
         "errors": client.errors,
         "log": told,

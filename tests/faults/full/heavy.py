@@ -33,15 +33,14 @@ def heavy_artifacts(home: Path) -> Path:
     return root
 
 
-def ring_address(process: Process) -> str:
-    return process.address
-
-
-def grpc_address(process: Process, home: Path) -> str:
-    """The same socket by another name, beside which no rings are handed out."""
+def way(home: Path, transport: str) -> str:
+    """The address by which a tap comes to use this transport: the socket, or another name of it, beside which no rings are had."""
+    socket = home / "run" / "sidecar.sock"
+    if transport == "ring":
+        return f"unix:{socket}"
     link = home / "plain.sock"
     if not link.is_symlink():
-        link.symlink_to(process.address.removeprefix("unix:"))
+        link.symlink_to(socket)
     return f"unix:{link}"
 
 

@@ -14,7 +14,7 @@ from sidecar.ledger import LedgerCounts, LedgerFile
 from tests.faults.full.driven import Sets
 from tests.service.client import Served
 
-_SERIES = re.compile(r'stethoscope_(step_batches|rows)_(\w+?)(?:_total)?(?:\{reason="(\w+)"\})? (\S+)')
+_SERIES = re.compile(r'^stethoscope_(step_batches|rows)_(\w+?)(?:_total)?(?:\{reason="(\w+)"\})? (\S+)$', re.MULTILINE)
 
 
 @dataclass

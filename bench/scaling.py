@@ -1,0 +1,123 @@
+"""How the cost of a step grows with its rows, its directions and its tap points; and how long verdicts take as taps join."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.crowd import Crowded, crowd
+from bench.peers import RingPeer
+from bench.rounds import Contender, cpus
+from bench.row import Row, median_interval
+from bench.serving import serving_plan
+from bench.steps import Shape, Steps
+
+WIDTH, TAPS, ROWS, DIRECTIONS = 4096, 4, 64, 64
+_LINEAR = 0.98
+_KNEE = 2.0  # times the p99 of a lone tap
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """CPU of the worker per step, us, with its 95 % intervals, and the line through it: us = base + each * x."""
+
+    of: str
+    x: tuple[int, ...]
+    us: tuple[float, ...]
+    intervals: tuple[tuple[float, float], ...]
+
+    @property
+    def line(self) -> tuple[float, float]:
+        """(base, each). Least squares of relative errors, so that the smallest sizes count as much as the largest."""
+        scale = 1 / np.array(self.us)
+        matrix = np.stack([scale, np.array(self.x) * scale], axis=1)
+        base, each = np.linalg.lstsq(matrix, np.ones(len(self.x)), rcond=None)[0]
+        return float(base), float(each)
+
+    @property
+    def r2(self) -> float:
+        """Of the line, in the curve's own units."""
+        base, each = self.line
+        us = np.array(self.us)
+        left = us - (base + each * np.array(self.x))
+        return float(1 - (left @ left) / np.square(us - us.mean()).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Everything that is plotted."""
+
+    curves: tuple[Curve, ...]
+    crowds: tuple[Crowded, ...]  # by number of taps
+    share: float  # of one core's steps that each tap offers
+
+    @property
+    def knee(self) -> Crowded | None:
+        """The first crowd whose p99 is out of proportion; None if there was none."""
+        return next((one for one in self.crowds if one.p99_ms > _KNEE * self.crowds[0].p99_ms), None)
+
+
+def measure_all(*, short: bool = False) -> Scaling:
+    rounds, count = (3, 10) if short else (8, 30)
+    rows = (16, 64, 256) if short else (8, 16, 32, 64, 128, 256, 512)
+    columns = (16, 64) if short else (8, 16, 32, 64, 128, 256)
+    taps = (1, 4) if short else (1, 2, 4, 8, 16)
+    crowds, share = ((1, 4), 0.2) if short else ((1, 2, 3, 4, 5, 6, 7, 8, 9, 10), 0.1)
+    by_rows, crowded = _rows_and_crowds(rows, crowds, share, rounds, count)
+    by_columns = {one: _costs(TAPS, one, (ROWS,), rounds, count)[ROWS] for one in columns}
+    by_taps = {one: _costs(one, DIRECTIONS, (ROWS,), rounds, count)[ROWS] for one in taps}
+    curves = (
+        _curve("rows a tap point", by_rows),
+        _curve("directions a tap point", by_columns),
+        _curve("tap points", by_taps),
+    )
+    return Scaling(curves, crowded, share)
+
+
+def rows_of(scaling: Scaling) -> list[Row]:
+    """The table's part of it."""
+    made = []
+    for curve in scaling.curves:
+        base, each = curve.line
+        note = f"{curve.x[0]} to {curve.x[-1]}; worker CPU per step = {base:.0f} us + {each:.1f} us x {curve.of}"
+        row = Row(f"cost is linear in {curve.of}, R^2", curve.r2, note=note)
+        made.append(row.at_least(_LINEAR) if len(curve.x) > 2 else row)  # two points are always on a line
+    knee = scaling.knee
+    last = scaling.crowds[-1]
+    at = last if knee is None else knee
+    note = f"{at.taps} taps, each with {scaling.share:.0%} of a core's steps; p99 {at.p99_ms:.2f} ms against {scaling.crowds[0].p99_ms:.2f} ms"
+    if knee is None:
+        note = f"no knee up to {note}"
+    name = f"knee: worker's share of a core where p99 is {_KNEE:g} x that of a lone tap"
+    cost = np.array([one.cpu_us for one in scaling.crowds])
+    flat = "CPU per step with all taps connected / with one"
+    return [*made, Row(name, at.busy, note=note), Row(flat, float(cost[-1] / cost[0]), note=f"{last.taps} taps")]
+
+
+def _curve(of: str, costs: dict[int, list[float]]) -> Curve:
+    summed = [median_interval([1e6 * value for value in values]) for values in costs.values()]
+    return Curve(of, tuple(costs), tuple(us for us, _ in summed), tuple(interval for _, interval in summed))
+
+
+def _rows_and_crowds(
+    rows: tuple[int, ...], crowds: tuple[int, ...], share: float, rounds: int, count: int
+) -> tuple[dict[int, list[float]], tuple[Crowded, ...]]:
+    with serving_plan(WIDTH, TAPS, DIRECTIONS) as served:
+        with RingPeer(served.address, WIDTH) as peer:
+            by_rows = {one: _cost(peer, Shape(TAPS, one, WIDTH), served.worker_pid, rounds, count) for one in rows}
+        per_s = share / float(np.median(by_rows[ROWS]))
+        crowded = tuple(crowd(served, taps, per_s, steps=30 * count) for taps in crowds)
+    return by_rows, crowded
+
+
+def _costs(taps: int, columns: int, rows: tuple[int, ...], rounds: int, count: int) -> dict[int, list[float]]:
+    with serving_plan(WIDTH, taps, columns) as served, RingPeer(served.address, WIDTH) as peer:
+        return {one: _cost(peer, Shape(taps, one, WIDTH), served.worker_pid, rounds, count) for one in rows}
+
+
+def _cost(peer: RingPeer, shape: Shape, pid: int, rounds: int, count: int) -> list[float]:
+    """CPU seconds of the worker per step, of every round."""
+    contender = Contender(peer, Steps(shape), (pid,), max(4, count * ROWS // max(ROWS, shape.rows)))
+    contender.round()
+    return cpus([contender.round() for _ in range(rounds)])
