@@ -16,7 +16,7 @@ help:
 	@echo "make test    all tests"
 	@echo "make test-faults  overload, kills and frozen processes (FULL=1 for hours' worth of it)"
 	@echo "make check   lint, types, import direction, wire contract"
-	@echo "make bench   the benchmark table and bench/results.json"
+	@echo "make bench   the benchmark table, bench/results.json, docs/sizing.md (ARGS=--short for a look)"
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON=") if sys.version_info < (3, 11) else None'

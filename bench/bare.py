@@ -26,9 +26,7 @@ def main(address: str) -> None:
     options = [("grpc.max_receive_message_length", -1)]
     server = grpc.server(futures.ThreadPoolExecutor(4), options=options)
     handler = grpc.stream_stream_rpc_method_handler(_stream)
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(INGEST, {"Stream": handler}),)
-    )
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(INGEST, {"Stream": handler}),))
     server.add_insecure_port(address)
     server.start()
     stop = threading.Event()

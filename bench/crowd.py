@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import select
 import time
 from contextlib import ExitStack
@@ -67,7 +68,8 @@ class _Driver:
             for number in range(len(self._peers)):
                 waited.extend(self._answers(number))
                 self._post(number)
-            self._poll.poll(self._until_due_ms())
+            for descriptor, _ in self._poll.poll(self._until_due_ms()):
+                os.eventfd_read(descriptor)  # quiet again, before the answers are looked at
         return waited
 
     def _pause(self) -> float:

@@ -73,7 +73,9 @@ def reference(signals: list[Signals], steps: Steps, sent: list[Message]) -> list
     requests = list(sent[0].batch.segments.request_ids)
     found: list[Flags] = [set() for _ in sent]
     for tap, one in enumerate(signals):
-        history = np.stack([_wide(states[tap]) @ one.directions for states in steps.states]).astype(np.float64)  # [S, T, N]
+        history = np.stack([_wide(states[tap]) @ one.directions for states in steps.states]).astype(
+            np.float64
+        )  # [S, T, N]
         for step in range(len(sent)):
             for signal, kind in enumerate(one.kinds):
                 if step + 1 >= _WINDOW:

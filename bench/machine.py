@@ -9,7 +9,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-_TELLING = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_tile", "amx_int8", "asimd", "bf16", "i8mm")
+_TELLING = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_tile",
+    "amx_int8",
+    "asimd",
+    "bf16",
+    "i8mm",
+)
 _PACKAGES = ("numpy", "torch", "transformers", "scikit-learn", "grpcio", "protobuf", "prometheus-client")
 
 

@@ -17,7 +17,11 @@ def measure(*, short: bool = False) -> list[Row]:
     rounds, seconds = (2, 1.5) if short else (8, 4.0)
     ring = _loads("true", rounds, seconds)
     grpc = _loads("false", rounds, seconds)
-    return [*_overload_rows(ring, "the ring", goals=True), *_overload_rows(grpc, "gRPC", goals=False), *_sender(ring, grpc)]
+    return [
+        *_overload_rows(ring, "the ring", goals=True),
+        *_overload_rows(grpc, "gRPC", goals=False),
+        *_sender(ring, grpc),
+    ]
 
 
 def _loads(ring: str, rounds: int, seconds: float) -> dict[str, list[Load]]:

@@ -19,11 +19,18 @@ _WAIT_S = 60.0
 
 
 class Peer(Protocol):
-    """``ready`` does what need not be timed; ``step`` sends what it made and returns the serialised answer."""
+    """``ready`` does what need not be timed; ``step`` sends what it made and returns the serialised answer.
+
+    Leaving the context says goodbye to the server.
+    """
 
     def ready(self, message: Message) -> Any: ...
 
     def step(self, made: Any) -> bytes: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 class GrpcPeer:
@@ -39,7 +46,7 @@ class GrpcPeer:
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         call = self._channel.stream_stream(STREAM, None, None)
         self._replies: Iterator[bytes] = iter(call(message for message in iter(self._requests.get, None)))
-        self.first = next(self._replies)
+        self.first: bytes = next(self._replies)
 
     def _register(self, width: int, engine: str) -> None:
         model = control_pb2.ModelIdentity(**{**BENCH_MODEL, "width": width})

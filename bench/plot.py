@@ -16,11 +16,17 @@ def draw(scaling: Scaling, machine: dict[str, Any], path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot as plt
 
-    style = {"font.size": 9, "axes.edgecolor": _FAINT, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK}
-    with pyplot.rc_context({**style, "axes.spines.top": False, "axes.spines.right": False, "text.color": _INK}):
-        figure, axes = pyplot.subplots(2, 2, figsize=(9, 6.6), layout="constrained")
+    style: Any = {
+        "font.size": 9,
+        "axes.edgecolor": _FAINT,
+        "axes.labelcolor": _INK,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+    }
+    with plt.rc_context({**style, "axes.spines.top": False, "axes.spines.right": False, "text.color": _INK}):
+        figure, axes = plt.subplots(2, 2, figsize=(9, 6.6), layout="constrained")
         for axis, curve in zip(axes.flat[:3], scaling.curves, strict=True):
             _curve(axis, curve)
         _crowd(axes.flat[3], scaling)
@@ -34,7 +40,7 @@ def draw(scaling: Scaling, machine: dict[str, Any], path: Path) -> None:
             color="#5c6b7a",
         )
         figure.savefig(path, dpi=160, bbox_inches="tight", facecolor="white", metadata={"Software": None})
-        pyplot.close(figure)
+        plt.close(figure)
 
 
 def _curve(axis: Any, curve: Curve) -> None:
@@ -62,7 +68,8 @@ def _crowd(axis: Any, scaling: Scaling) -> None:
     if knee is not None:
         axis.axvline(knee.taps, color=_KNEE, linewidth=1, linestyle="--")
         told = f"knee: the worker is\nbusy {knee.busy:.0%} of the time"
-        axis.annotate(told, (knee.taps, 0.97), xycoords=("data", "axes fraction"), xytext=(-5, 0), textcoords="offset points", ha="right", va="top", color=_KNEE, fontsize=8)  # fmt: skip
+        place: Any = {"xycoords": ("data", "axes fraction"), "xytext": (-5, 0), "textcoords": "offset points"}
+        axis.annotate(told, (knee.taps, 0.97), **place, ha="right", va="top", color=_KNEE, fontsize=8)
     axis.set_title(f"taps at random moments, each {scaling.share:.0%} of a core's steps", fontsize=9, loc="left")
     axis.set_xlabel("connected taps")
     axis.set_ylabel("verdict after, ms")

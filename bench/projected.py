@@ -18,13 +18,17 @@ def measure(*, short: bool = False) -> list[Row]:
         f"projected {rows}": Shape(REFERENCE.taps, rows, _COLUMNS, projected=True) for rows in (64, 512)
     }
     with serving_plan(REFERENCE.columns, REFERENCE.taps, _DIRECTIONS) as served, _peer(served) as peer:
-        contenders = {name: Contender(peer, Steps(shape), (served.worker_pid,), count) for name, shape in shapes.items()}
+        contenders = {
+            name: Contender(peer, Steps(shape), (served.worker_pid,), count) for name, shape in shapes.items()
+        }
         rounds_of = alternate({name: one.round for name, one in contenders.items()}, rounds)
     each = {name: [shapes[name].token_layers / cpu for cpu in cpus(made)] for name, made in rounds_of.items()}
     what = "projected / raw, token-layers per CPU-second"
     rows = [
         ratio(f"{what}, 64 rows a step", each["projected 64"], each["raw"], "worker, by the ring").at_least(9),
-        ratio(f"{what}, 512 rows a projected step", each["projected 512"], each["raw"], "a projecting tap sends all rows"),
+        ratio(
+            f"{what}, 512 rows a projected step", each["projected 512"], each["raw"], "a projecting tap sends all rows"
+        ),
     ]
     value, interval = median_interval(each["projected 512"])
     name = "token-layers per CPU-second, projected, 512 rows a step"

@@ -83,10 +83,9 @@ def rows_of(scaling: Scaling) -> list[Row]:
         note = f"{curve.x[0]} to {curve.x[-1]}; worker CPU per step = {base:.0f} us + {each:.1f} us x {curve.of}"
         row = Row(f"cost is linear in {curve.of}, R^2", curve.r2, note=note)
         made.append(row.at_least(_LINEAR) if len(curve.x) > 2 else row)  # two points are always on a line
-    knee = scaling.knee
-    last = scaling.crowds[-1]
+    knee, first, last = scaling.knee, scaling.crowds[0], scaling.crowds[-1]
     at = last if knee is None else knee
-    note = f"{at.taps} taps, each with {scaling.share:.0%} of a core's steps; p99 {at.p99_ms:.2f} ms against {scaling.crowds[0].p99_ms:.2f} ms"
+    note = f"{at.taps} taps, each with {scaling.share:.0%} of a core's steps; p99 {at.p99_ms:.3g} ms against {first.p99_ms:.3g} ms"
     if knee is None:
         note = f"no knee up to {note}"
     name = f"knee: worker's share of a core where p99 is {_KNEE:g} x that of a lone tap"

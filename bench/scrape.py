@@ -47,7 +47,7 @@ def measure(*, short: bool = False) -> list[Row]:
     return [few[0].at_most(1.15), few[1], *_plan(_MANY, {"the ring": RingPeer}, rounds, count)]
 
 
-def _plan(directions: int, ways: dict[str, type[RingPeer] | type[GrpcPeer]], rounds: int, count: int) -> list[Row]:
+def _plan(directions: int, ways: dict[str, type[RingPeer | GrpcPeer]], rounds: int, count: int) -> list[Row]:
     rows = []
     with serving_plan(REFERENCE.columns, REFERENCE.taps, directions) as served:
         for name, kind in ways.items():

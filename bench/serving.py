@@ -62,7 +62,11 @@ def serving(artifacts: Path, *settings: str) -> Iterator[Served]:
         options = {"ladder.enabled": "false", "artifacts.max_artifacts": "4096", "log.level": "INFO"}
         options |= dict(setting.split("=", 1) for setting in settings)
         command = [sys.executable, "-m", "sidecar.cli", "serve", "--address", address, "--artifacts", str(artifacts)]
-        command += ["--metrics-port", "0", *(part for key, value in options.items() for part in ("--set", f"{key}={value}"))]
+        command += [
+            "--metrics-port",
+            "0",
+            *(part for key, value in options.items() for part in ("--set", f"{key}={value}")),
+        ]
         folder.chmod(0o700)
         process = subprocess.Popen(command, env=_environment(), stderr=subprocess.PIPE, text=True)
         with process, _ended(process):

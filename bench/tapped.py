@@ -1,4 +1,4 @@
-"""The tap as an engine drives it, without a model: its own recorder, client and sender, and steps whose states are there already."""
+"""The tap as an engine drives it, without a model: its own recorder, client and sender. The states of a step are there already."""
 
 from __future__ import annotations
 
@@ -132,7 +132,9 @@ class Engine:
         """Until fewer steps than these are under way."""
         books = self._client.books
         with books.changed:
-            if not books.changed.wait_for(lambda: self._number - books.ok - books.refused - books.dropped < open_steps, _WAIT_S):
+            if not books.changed.wait_for(
+                lambda: self._number - books.ok - books.refused - books.dropped < open_steps, _WAIT_S
+            ):
                 raise TimeoutError("the tap's steps are not answered")
 
 

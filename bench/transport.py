@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from bench.artifacts import write_artifacts
-from bench.peers import GrpcPeer, RingPeer
+from bench.peers import GrpcPeer, Peer, RingPeer
 from bench.rounds import Contender, Round, alternate, cpus, p50s
 from bench.row import Row, median_interval, ratio
 from bench.serving import child, home, serving
@@ -26,7 +26,7 @@ def _race(rounds: int, count: int) -> dict[str, list[Round]]:
         folder = stack.enter_context(home())
         write_artifacts(folder / "artifacts", REFERENCE.columns, REFERENCE.taps, DIRECTIONS)
         rings, calls = (stack.enter_context(serving(folder / "artifacts")) for _ in range(2))
-        contenders = {
+        contenders: dict[str, tuple[Peer, tuple[int, ...], int]] = {
             "ring": (RingPeer(rings.address, REFERENCE.columns), (rings.control_pid, rings.worker_pid), count),
             "gRPC": (GrpcPeer(calls.address, REFERENCE.columns), (calls.control_pid, calls.worker_pid), count),
         }

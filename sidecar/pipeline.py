@@ -113,6 +113,7 @@ class Pipeline:
         self.others: Others = NOBODY
         self.plan: Plan | None = None
         self.judge: Judge | None = None
+        self.unknown_signals: tuple[str, ...] = ()  # that the configuration has an action for
         self.coverage = Coverage(config.coverage, clock)
         self.stages = {stage: Tally(SECONDS_EDGES) for stage in Stage}
         self.budget_use = Tally(SHARE_EDGES)
@@ -150,7 +151,7 @@ class Pipeline:
         elif self.judge is not None:
             self.judge.end_all("model_changed")
             self.coverage.retire_all()
-        self.plan, self.judge = plan, judge
+        self.plan, self.judge, self.unknown_signals = plan, judge, policy.unknown
         self.coverage.bind(plan)
         self._apply_rung()
 

@@ -58,6 +58,7 @@ class Sidecar:
         self._clock = SystemClock() if clock is None else clock
         level = Level[config.log.level]
         self.log = Log(self._clock, level, config.log.lines_per_s, *([write_log] if write_log else []))
+        self._lost = lost
         self._tracing = Tracing(config.traces, version=VERSION, log=self.log) if config.traces.enabled else None
         self._ledger = LedgerFile(ledger_path(config))
         self.worker = WorkerHandle(
@@ -67,7 +68,7 @@ class Sidecar:
             self._ledger,
             ended=self._request_ended,
             sampling=self._sample,
-            lost=lost,
+            lost=self._worker_lost,
             parts=parts,
         )
         self.plans = Plans(config, self.worker, self._settings_changed)
@@ -155,6 +156,10 @@ class Sidecar:
             in_flight=batches.in_flight,
             balanced=batches.balanced,
         )
+
+    def _worker_lost(self) -> None:
+        self._ingest.worker_lost()
+        self._lost()
 
     def _sample(self, factor: float) -> None:
         self.plans.sample(factor)

@@ -20,6 +20,7 @@ from sidecar.ingest.ring_server import RingServer
 from sidecar.ring import Kind
 
 _CHANGED, _DRAIN = "changed", "drain"
+_UNREAD = 16  # answers that a client may leave unread before nothing more is taken from it
 
 
 class IngestService:
@@ -73,6 +74,7 @@ class IngestService:
                 while (item := reader.outbox.get()) is not None:
                     if isinstance(item, bytes):
                         yield item
+                        reader.unread.release()
                     elif isinstance(item, Exception):
                         raise item
                     elif item == _DRAIN and not reader.end_soon():
@@ -81,6 +83,7 @@ class IngestService:
                         told = now
                         yield _control(told)
         finally:
+            reader.end()
             self._rings.withdraw(ticket)
 
     @contextmanager
@@ -98,10 +101,14 @@ class IngestService:
 
 
 class _Reader:
-    """Takes a stream's messages to the worker, one after the other, and puts what comes back in an outbox; None at the end."""
+    """Takes a stream's messages to the worker, one after the other, and puts what comes back in an outbox; None at the end.
+
+    unread: to be released for every answer that was read, so that a client that reads nothing does not fill our memory.
+    """
 
     def __init__(self, messages: Iterator[bytes], relays: Relays) -> None:
         self.outbox: SimpleQueue[Any] = SimpleQueue()
+        self.unread = threading.Semaphore(_UNREAD)
         self._messages = messages
         self._relays = relays
         self._lock = threading.Lock()
@@ -116,6 +123,11 @@ class _Reader:
         with self._lock:
             self._ending = True
             return self._asking
+
+    def end(self) -> None:
+        """Nobody reads any more."""
+        self.end_soon()
+        self.unread.release()
 
     def _run(self) -> None:
         try:
@@ -139,6 +151,8 @@ class _Reader:
                 if reply:
                     self.outbox.put(reply)
                 self._asking = False
+                if reply:
+                    self.unread.acquire()
         finally:
             if relay.usable:
                 relay.ask(b"", Kind.CLOSED)

@@ -57,6 +57,10 @@ class Relay:
     def usable(self) -> bool:
         return self._producer.outstanding == 0 and not self._ring.left
 
+    def leave(self) -> None:
+        """Whoever waits for a reply waits no longer."""
+        self._ring.leave()
+
     def close(self) -> None:
         self._ring.close()
 
@@ -68,6 +72,8 @@ class Relays:
         self._open = open_ring
         self._shape = Shape(1, slot_bytes, _REPLY_BYTES)
         self._free: list[Relay] = []
+        self._asked: set[Relay] = set()
+        self._lost = False
         self._lock = threading.Lock()
         self._names = (f"relay-{n}" for n in itertools.count())
 
@@ -76,14 +82,27 @@ class Relays:
         with self._lock:
             relay = self._free.pop() if self._free else None
         relay = self._made() if relay is None or not relay.usable else relay
+        with self._lock:
+            self._asked.add(relay)
+            if self._lost:
+                relay.leave()
         try:
             yield relay
         finally:
-            if relay.usable:
-                with self._lock:
+            with self._lock:
+                self._asked.discard(relay)
+                usable = relay.usable
+                if usable:
                     self._free.append(relay)
-            else:
+            if not usable:
                 relay.close()
+
+    def worker_lost(self) -> None:
+        """No reply will come any more: one that was killed leaves no ring by itself."""
+        with self._lock:
+            self._lost = True
+            for relay in self._asked:
+                relay.leave()
 
     def _made(self) -> Relay:
         ring = Ring.create(self._shape)

@@ -78,6 +78,10 @@ class IngestServer:
         """The settings of the taps have changed."""
         self._ingest.changed()
 
+    def worker_lost(self) -> None:
+        """Calls that wait for the worker end now."""
+        self._relays.worker_lost()
+
     # life
 
     def bind(self) -> None:

@@ -23,6 +23,7 @@ from sidecar.snapshot import EndedRequest, Exemplar, SignalScore
 from sidecar.types import Action, BoolArray, EngineId, Evidence, Phase, RequestId, StepBatch, TraceParent
 
 _ENDED_AT_ONCE = 32
+_NEAR = 1e-3  # logits: where the sigmoid is almost 1, its last digit is worth so much
 _EXEMPLARS_EVERY_S = 1.0  # finer than any scrape; a step's cost must not grow with the number of traces
 
 
@@ -74,6 +75,9 @@ class Judge:
         self._scale = np.array([signal.scale for signal in signals])
         self._offset = np.array([signal.offset for signal in signals])
         self._threshold = np.array([signal.threshold for signal in signals])
+        # Most scores are far from their threshold: only those near it, or over, are worth a sigmoid.
+        with np.errstate(divide="ignore"):  # a threshold of 0 or 1: everything is near it, or nothing
+            self._near = np.log(self._threshold) - np.log1p(-self._threshold) - _NEAR
         self._may_flag = np.array([signal.evidence is not Evidence.STALE for signal in signals], dtype=np.bool_)
         self._window = np.array([signal.window for signal in signals], dtype=np.int64)
         self._prompt_only = np.array([signal.span is TokenSpan.PROMPT for signal in signals], dtype=np.bool_)
@@ -110,14 +114,16 @@ class Judge:
         tracked = self._track(batch)
         slots = np.array([request.slot for request in tracked], dtype=np.intp)
         self._aggregates.update(Grouped(readings.values, readings.valid, batch.segments.starts, slots))
-        scores = sigmoid(self._aggregates.scores_of(slots) * self._scale + self._offset)  # [G, S]
+        logits = self._aggregates.scores_of(slots) * self._scale + self._offset  # [G, S]
         counts = self._aggregates.counts_of(slots)
         ready = (counts > 0) & self._ready(batch, counts)
-        over = ~(scores <= self._threshold) & self._may_flag & ready
+        near = (logits >= self._near) & self._may_flag & ready
         told: Iterable[int] = (
-            range(len(tracked)) if batch.verdict_within_s else np.flatnonzero(over.any(axis=1)).tolist()
+            range(len(tracked)) if batch.verdict_within_s else np.flatnonzero(near.any(axis=1)).tolist()
         )
-        verdicts = [self._verdict(tracked[group], over[group], scores[group]) for group in told]
+        verdicts = [self._verdict(tracked[group], near[group], logits[group]) for group in told]
+        if not batch.verdict_within_s:
+            verdicts = [verdict for verdict in verdicts if verdict.signals]
         if batch.verdict_within_s:
             verdicts = [
                 replace(
@@ -165,10 +171,13 @@ class Judge:
         complete: BoolArray = (segments.phases != Phase.PREFILL) | (newest + 1 >= segments.prompt_tokens)
         return np.where(self._prompt_only, complete[:, None], counts >= self._window)
 
-    def _verdict(self, request: Tracked, over: BoolArray, scores: DoubleArray) -> Verdict:
+    def _verdict(self, request: Tracked, near: BoolArray, logits: DoubleArray) -> Verdict:
+        close = np.flatnonzero(near)
+        scores = sigmoid(logits[close])
+        over = ~(scores <= self._threshold[close])
         flagged = []
-        for index in np.flatnonzero(over).tolist():
-            signal, score = self._plan.signals[index], float(scores[index])
+        for index, score in zip(close[over].tolist(), scores[over].tolist(), strict=True):
+            signal = self._plan.signals[index]
             flagged.append(FlaggedSignal(signal.name, score, signal.threshold))
             if index not in request.flagged:
                 request.flagged.add(index)
@@ -178,7 +187,7 @@ class Judge:
                     exemplar = self._exemplar(score, request.traceparent)
                     if exemplar is not None:
                         self.detection_exemplars[index] = astuple(exemplar)
-        action = self._policy.action(np.flatnonzero(over)) if flagged else Action.ALLOW
+        action = self._policy.action(close[over]) if flagged else Action.ALLOW
         return Verdict(request.key[1], action, tuple(flagged))
 
     # the other half: after the reply

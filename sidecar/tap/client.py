@@ -229,7 +229,6 @@ class TapClient:
         request = wire.register_request(self.engine_id, self._identity, report)
         call = channel.unary_unary(paths.REGISTER, request_serializer=None, response_deserializer=None)
         response = control_pb2.RegisterResponse.FromString(call(request, timeout=_REGISTER_S))
-        self._apply(response.control)
         for artifact in response.artifacts:
             if artifact.reason:
                 log.warning("artifact name=%s evidence=%s reason=%s", artifact.name, artifact.evidence, artifact.reason)
@@ -250,10 +249,10 @@ class TapClient:
         """The stream's answers, on a thread of their own. The first one proves that somebody is there."""
         try:
             for number, raw in enumerate(call):
-                response = self._take(raw, link)
                 if self._link is None and not self._leaving:
-                    self._link = link  # steps may queue up from here on; they go once the way is agreed
+                    self._link = link  # before the settings: what hooks capture by them is taken. It goes once the way is agreed
                     self._tell("connected", self._address)
+                response = self._take(raw, link)
                 if not number:
                     self._agree(response.control, link)
         except grpc.RpcError:

@@ -176,6 +176,7 @@ class Worker:
             os.close(memory)
         self._pipeline.bind(plan)
         self._log_kernels()
+        self._log_unknown()
         if self._process:
             gc.collect()
             gc.freeze()
@@ -184,6 +185,13 @@ class Worker:
     def _log_kernels(self) -> None:
         chosen = Counter(f"{one.kernel} from {one.rows} rows" for one in self._pipeline.kernels.choices())
         self._log.event(Level.INFO, "kernels", chosen=", ".join(sorted(chosen)))
+        for name, why in self._pipeline.kernels.refused.items():
+            self._log.event(Level.INFO, "kernel_not_used", kernel=name, why=why)
+
+    def _log_unknown(self) -> None:
+        """A misspelt name would leave its signal at the default without a word."""
+        if unknown := self._pipeline.unknown_signals:
+            self._log.event(Level.WARNING, "verdicts_of_unknown_signals", signals=", ".join(unknown))
 
     def _introduce(self, order: dict[str, Any], _: list[int]) -> dict[str, Any]:
         self._pipeline.introduce(planwire.report(order["report"]))

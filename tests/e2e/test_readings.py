@@ -51,8 +51,8 @@ def seen(monkeypatch) -> list[tuple[StepBatch, Readings]]:
     kept: list[tuple[StepBatch, Readings]] = []
     lock = threading.Lock()
 
-    def recording(plan, batch):
-        readings = real_read(plan, batch)
+    def recording(plan, batch, *rest):
+        readings = real_read(plan, batch, *rest)
         with lock:
             kept.append((batch, readings))
         return readings
@@ -103,12 +103,12 @@ def test_a_padded_batch_reads_what_each_prompt_reads_alone(engine, seen, serve):
     inputs = tokenizer(list(PROMPTS), return_tensors="pt", padding=True)
     tap = attach(model, tokenizer=tokenizer, address=running.address, sampling=SamplingPolicy(1.0))
     try:
-        wait_for(lambda: bool(tap.client.settings.tap_points))
+        wait_for(lambda: tap.client.connected and bool(tap.client.settings.tap_points))
         with tap.requests(names):
             out = model.generate(**inputs, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False)
     finally:
         tap.detach(10.0)
-    plan = running.pipeline.plan
+    plan = running.plans.plan
     assert plan is not None
     readings = {(request, place, name): (phase, value) for request, place, phase, name, value in by_place(seen)}
 
@@ -156,7 +156,7 @@ def test_praise_scores_above_complaint(engine, serve):
         )
         tap = attach(model, tokenizer=tokenizer, address=running.address, sampling=SamplingPolicy(1.0))
         try:
-            wait_for(lambda tap=tap: bool(tap.client.settings.tap_points))
+            wait_for(lambda tap=tap: tap.client.connected and bool(tap.client.settings.tap_points))
             chat = tokenizer.apply_chat_template(
                 [{"role": "user", "content": text}], add_generation_prompt=True, return_tensors="pt", return_dict=True
             )
@@ -189,7 +189,7 @@ def test_a_hook_that_moved_to_another_block_reads_its_control_wrong(engine, serv
         return {one.tap_point: one.reason for one in running.status().coverage}
 
     try:
-        wait_for(lambda: bool(tap.client.settings.tap_points))
+        wait_for(lambda: tap.client.connected and bool(tap.client.settings.tap_points))
         assert set(states().values()) == {""}
         blocks = model.get_decoder().layers
         layer = max(point.layer for point in tap.points)
@@ -212,7 +212,7 @@ def test_the_readmes_five_lines_are_enough(smollm2, serve, monkeypatch):
     exec(compile(python_block(ROOT / "README.md"), "README.md", "exec"), names)
     tap = names["tap"]
     try:
-        wait_for(lambda: bool(tap.client.settings.tap_points))
+        wait_for(lambda: tap.client.connected and bool(tap.client.settings.tap_points))
         names["model"].generate(
             **names["AutoTokenizer"].from_pretrained(smollm2)("Hello there", return_tensors="pt"), max_new_tokens=3
         )

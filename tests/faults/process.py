@@ -38,6 +38,7 @@ class Process:
             env={**plain_environment(), **(env or {})},
         )
         self.lines: list[str] = []
+        self._said_s: dict[str, float] = {}  # when an event was first read
         self._arrived = threading.Condition()
         self._closed = False
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -61,6 +62,19 @@ class Process:
     @property
     def worker_pid(self) -> int:
         return int(self.event("started")["worker_pid"])
+
+    @property
+    def ready_s(self) -> float:
+        """From the start of the process to its word that it serves."""
+        self.event("started")
+        return self._said_s["started"] - self.started_s
+
+    @property
+    def killed_before(self) -> int:
+        """Step batches that it found open in its ledger, and booked as process_killed."""
+        self.event("started")
+        found = self._find("killed_before")
+        return 0 if found is None else int(found["step_batches"])
 
     def rss(self) -> int:
         """Resident bytes of both processes."""
@@ -112,6 +126,8 @@ class Process:
             for line in self._process.stderr:
                 with self._arrived:
                     self.lines.append(line.rstrip("\n"))
+                    if line.startswith("{"):
+                        self._said_s.setdefault(json.loads(line).get("event", ""), time.monotonic())
                     self._arrived.notify_all()
         with self._arrived:
             self._closed = True

@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from sidecar.ledger import LedgerCounts, LedgerFile
 from tests.faults.full.driven import Sets
@@ -131,3 +131,11 @@ def reconcile(counts: Counts, *journals: Sets, killed: int = 0) -> None:
     assert excess + counts.dropped["process_killed"] <= unknown, (excess, counts, unknown)
     assert counts.received <= sum(len(sets.sent) for sets in journals)
     assert counts.dropped["process_killed"] <= killed
+
+
+def of_stopped(line: dict[str, Any], counts: Counts) -> Counts:
+    """The sidecar's last words, which name no reasons: those are taken from ``counts`` if they add up to what it says."""
+    assert line["balanced"] is True
+    dropped = counts.dropped if counts.dropped.total() == line["dropped"] else Counter(unlike=line["dropped"])
+    rejected = counts.rejected if counts.rejected.total() == line["rejected"] else Counter(unlike=line["rejected"])
+    return Counts(line["received"], line["scored"], line["in_flight"], dropped, rejected)

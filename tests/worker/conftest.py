@@ -1,0 +1,3 @@
+from tests.service_fixtures import artifacts, home, serve
+
+__all__ = ["artifacts", "home", "serve"]
