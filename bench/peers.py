@@ -65,8 +65,7 @@ class GrpcPeer:
 
     def __exit__(self, *_: object) -> None:
         self._requests.put(None)
-        for _ in self._replies:
-            pass
+        list(self._replies)  # to the end
         self._channel.close()
 
 

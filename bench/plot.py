@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.scaling import Curve, Scaling
+from bench.scaling import SHARE, Curve, Scaling
 
 _INK, _LINE, _KNEE = "#1f2d3d", "#2f6f9f", "#c0392b"
 _FAINT = "#c9d1d9"
@@ -70,7 +70,7 @@ def _crowd(axis: Any, scaling: Scaling) -> None:
         told = f"knee: the worker is\nbusy {knee.busy:.0%} of the time"
         place: Any = {"xycoords": ("data", "axes fraction"), "xytext": (-5, 0), "textcoords": "offset points"}
         axis.annotate(told, (knee.taps, 0.97), **place, ha="right", va="top", color=_KNEE, fontsize=8)
-    axis.set_title(f"taps at random moments, each {scaling.share:.0%} of a core's steps", fontsize=9, loc="left")
+    axis.set_title(f"taps at random moments, each {SHARE:.0%} of a core's steps", fontsize=9, loc="left")
     axis.set_xlabel("connected taps")
     axis.set_ylabel("verdict after, ms")
     axis.set_xticks(taps)

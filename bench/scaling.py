@@ -15,6 +15,7 @@ from bench.steps import Shape, Steps
 
 WIDTH, TAPS, ROWS, DIRECTIONS = 4096, 4, 64, 64
 _LINEAR = 0.98
+SHARE = 0.1  # of the steps that one core can take, that each tap of a crowd offers
 _KNEE = 2.0  # times the p99 of a lone tap
 
 
@@ -50,7 +51,6 @@ class Scaling:
 
     curves: tuple[Curve, ...]
     crowds: tuple[Crowded, ...]  # by number of taps
-    share: float  # of one core's steps that each tap offers
 
     @property
     def knee(self) -> Crowded | None:
@@ -61,18 +61,18 @@ class Scaling:
 def measure_all(*, short: bool = False) -> Scaling:
     rounds, count = (3, 10) if short else (8, 30)
     rows = (16, 64, 256) if short else (8, 16, 32, 64, 128, 256, 512)
-    columns = (16, 64) if short else (8, 16, 32, 64, 128, 256)
-    taps = (1, 4) if short else (1, 2, 4, 8, 16)
-    crowds, share = ((1, 4), 0.2) if short else ((1, 2, 3, 4, 5, 6, 7, 8, 9, 10), 0.1)
-    by_rows, crowded = _rows_and_crowds(rows, crowds, share, rounds, count)
-    by_columns = {one: _costs(TAPS, one, (ROWS,), rounds, count)[ROWS] for one in columns}
-    by_taps = {one: _costs(one, DIRECTIONS, (ROWS,), rounds, count)[ROWS] for one in taps}
+    columns = () if short else (8, 16, 32, 64, 128, 256)
+    taps = () if short else (1, 2, 4, 8, 16)
+    crowds = (1, 2, 3) if short else (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+    by_rows, crowded = _rows_and_crowds(rows, crowds, rounds, count)
+    by_columns = {one: _costs(TAPS, one, rounds, count) for one in columns}
+    by_taps = {one: _costs(one, DIRECTIONS, rounds, count) for one in taps}
     curves = (
         _curve("rows a tap point", by_rows),
         _curve("directions a tap point", by_columns),
         _curve("tap points", by_taps),
     )
-    return Scaling(curves, crowded, share)
+    return Scaling(tuple(curve for curve in curves if curve.x), crowded)
 
 
 def rows_of(scaling: Scaling) -> list[Row]:
@@ -82,10 +82,12 @@ def rows_of(scaling: Scaling) -> list[Row]:
         base, each = curve.line
         note = f"{curve.x[0]} to {curve.x[-1]}; worker CPU per step = {base:.0f} us + {each:.1f} us x {curve.of}"
         row = Row(f"cost is linear in {curve.of}, R^2", curve.r2, note=note)
-        made.append(row.at_least(_LINEAR) if len(curve.x) > 2 else row)  # two points are always on a line
+        made.append(row.at_least(_LINEAR))
     knee, first, last = scaling.knee, scaling.crowds[0], scaling.crowds[-1]
     at = last if knee is None else knee
-    note = f"{at.taps} taps, each with {scaling.share:.0%} of a core's steps; p99 {at.p99_ms:.3g} ms against {first.p99_ms:.3g} ms"
+    note = (
+        f"{at.taps} taps, each with {SHARE:.0%} of a core's steps; p99 {at.p99_ms:.3g} ms against {first.p99_ms:.3g} ms"
+    )
     if knee is None:
         note = f"no knee up to {note}"
     name = f"knee: worker's share of a core where p99 is {_KNEE:g} x that of a lone tap"
@@ -100,19 +102,19 @@ def _curve(of: str, costs: dict[int, list[float]]) -> Curve:
 
 
 def _rows_and_crowds(
-    rows: tuple[int, ...], crowds: tuple[int, ...], share: float, rounds: int, count: int
+    rows: tuple[int, ...], crowds: tuple[int, ...], rounds: int, count: int
 ) -> tuple[dict[int, list[float]], tuple[Crowded, ...]]:
     with serving_plan(WIDTH, TAPS, DIRECTIONS) as served:
         with RingPeer(served.address, WIDTH) as peer:
             by_rows = {one: _cost(peer, Shape(TAPS, one, WIDTH), served.worker_pid, rounds, count) for one in rows}
-        per_s = share / float(np.median(by_rows[ROWS]))
+        per_s = SHARE / float(np.median(by_rows[ROWS]))
         crowded = tuple(crowd(served, taps, per_s, steps=30 * count) for taps in crowds)
     return by_rows, crowded
 
 
-def _costs(taps: int, columns: int, rows: tuple[int, ...], rounds: int, count: int) -> dict[int, list[float]]:
+def _costs(taps: int, columns: int, rounds: int, count: int) -> list[float]:
     with serving_plan(WIDTH, taps, columns) as served, RingPeer(served.address, WIDTH) as peer:
-        return {one: _cost(peer, Shape(taps, one, WIDTH), served.worker_pid, rounds, count) for one in rows}
+        return _cost(peer, Shape(taps, ROWS, WIDTH), served.worker_pid, rounds, count)
 
 
 def _cost(peer: RingPeer, shape: Shape, pid: int, rounds: int, count: int) -> list[float]:

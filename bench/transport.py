@@ -16,7 +16,7 @@ _WHAT = "4 tap points x 64 rows x 4096 bf16, 64 directions each"
 
 
 def measure(*, short: bool = False) -> list[Row]:
-    rounds = _race(*((5, 20) if short else (24, 40)))
+    rounds = _race(*((4, 15) if short else (24, 40)))
     return [*_bare_rows(rounds), *_naive_rows(rounds), *_plain_rows(rounds)]
 
 
@@ -35,7 +35,7 @@ def _race(rounds: int, count: int) -> dict[str, list[Round]]:
         for name, (module, *arguments) in others.items():
             address = f"unix:{folder}/{name}.sock"
             process = stack.enter_context(child("-m", module, address, *arguments))
-            few = count if name == "bare" else max(4, count // 5)  # a naive step takes as long as many
+            few = count if name == "bare" else max(3, count // 5)  # a naive step takes as long as many
             contenders[name] = (GrpcPeer(address), (process.pid,), few)
         made = {}
         for name, (peer, pids, steps) in contenders.items():

@@ -250,7 +250,8 @@ class TapClient:
         try:
             for number, raw in enumerate(call):
                 if self._link is None and not self._leaving:
-                    self._link = link  # before the settings: what hooks capture by them is taken. It goes once the way is agreed
+                    # Before the settings: whatever hooks capture by them is taken. It goes once the way is agreed.
+                    self._link = link
                     self._tell("connected", self._address)
                 response = self._take(raw, link)
                 if not number:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from protos.stethoscope.v1 import ingest_pb2
 from sidecar import published
 from sidecar.clock import Clock, ManualClock, SystemClock
 from sidecar.config import Config
-from sidecar.errors import DropReason, Rejected, RejectReason
+from sidecar.errors import ConfigError, DropReason, Rejected, RejectReason
 from sidecar.log import Log
 from sidecar.pipeline import Arrival, Pipeline, Result
 from sidecar.reading.kernels import Kernels
@@ -32,6 +33,7 @@ from sidecar.service import Sidecar
 from sidecar.snapshot import ShardOutcome, ShardState
 from sidecar.types import Action, BatchId, ElementType, EngineId, StepBatch, TapLedgerCounts, TapPoint, TrafficReport
 from sidecar.worker.shards import Shards, deal
+from sidecar.worker.spawn import spawn
 from tests.builders import wire_batch
 from tests.faults.process import Process
 from tests.reading.plans import batch_of, model_of, plan_of, tap_plan, tensor_of
@@ -439,6 +441,22 @@ def test_a_shard_that_does_not_take_a_plan_is_given_up_and_the_plan_is_in_force(
     hot.bind(make_plan())
     assert hot.submit(make_batch()).scored
     assert mortal.counts().states == {ShardState.SERVING: 0, ShardState.LOST: 1}
+
+
+def test_shards_that_do_not_start_are_a_fault_of_the_start_and_none_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def spawn_nothing(module: str, descriptors: list[int]) -> subprocess.Popen[bytes]:
+        started.append(spawn(f"{module}_that_is_not_there", descriptors))
+        return started[-1]
+
+    monkeypatch.setattr("sidecar.worker.shard_handle.spawn", spawn_nothing)
+    shards = Shards(2, SystemClock(), Log(SystemClock()))
+    with pytest.raises(ConfigError, match=r"worker\.shards"):
+        shards.start()
+    assert [one.poll() is not None for one in started] == [True, True]
+    assert shards.pids == ()
+    shards.stop()
 
 
 # the whole

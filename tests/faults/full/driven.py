@@ -41,6 +41,7 @@ class Sets:
     answers: dict[str, list[Answered]] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)
     drops: list[tuple[float, int]] = field(default_factory=list)
+    generation: int = 0  # the newest that answered
 
     @property
     def unknown(self) -> set[str]:
@@ -93,6 +94,7 @@ class Journal:
         elif kind == "answer":
             name, outcome, reason, generation, read = words
             self.sets.answers.setdefault(name, []).append(Answered(at_s, outcome, reason, int(generation), read))
+            self.sets.generation = max(self.sets.generation, int(generation))
         elif kind == "phase":
             self.sets.phases[words[0]] = at_s
         else:
@@ -110,6 +112,7 @@ class Driver:
         engine: str = "engine-0",
         model: ModelIdentity = MODEL,
         rows: int = ROWS,
+        life_steps: int = 16,
         wait: bool = True,
         stop_s: float = 5.0,
     ) -> None:
@@ -120,6 +123,7 @@ class Driver:
             "engine": engine,
             "model": asdict(model),
             "rows": rows,
+            "life_steps": life_steps,
             "wait": wait,
             "stop_s": stop_s,
         }

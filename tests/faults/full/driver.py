@@ -33,7 +33,6 @@ from tests.tap.samples import NumpyStates
 
 UNDER_WAY = 8  # steps of an engine that goes as fast as it is served: enough to keep every slot full
 SEGMENTS = 4
-LIFE_STEPS = 16  # of a request
 OUTCOME = {
     ingest_pb2.OUTCOME_SCORED: "scored",
     ingest_pb2.OUTCOME_DROPPED: "dropped",
@@ -106,8 +105,9 @@ class Phase:
 class Engine:
     """Steps of ``rows`` rows at every tap point, a few requests each, through the recorder as an adapter's hooks do it."""
 
-    def __init__(self, client: TapClient, rows: int, width: int) -> None:
+    def __init__(self, client: TapClient, rows: int, width: int, life_steps: int) -> None:
         self.client = client
+        self._life_steps = life_steps
         self.recorder = Recorder(client)
         self.made = self.captured = 0
         self._states = np.random.default_rng(0).normal(size=(rows, width)).astype(np.float32)
@@ -116,12 +116,12 @@ class Engine:
         self._requests: list[Request] = []
 
     def step(self, phase: Phase) -> None:
-        if self.made % LIFE_STEPS == 0:
+        if self.made % self._life_steps == 0:
             self.recorder.finish(self._requests)
             self._life += 1
             names = (f"{self.client.engine_id}.{self._life}.{number}" for number in range(SEGMENTS))
             self._requests = [self.recorder.request(RequestInfo(name), self._each) for name in names]
-        first = self.made % LIFE_STEPS * self._each
+        first = self.made % self._life_steps * self._each
         self.made += 1
         wall_ns, cpu_ns = time.perf_counter_ns(), time.thread_time_ns()
         self.recorder.begin(
@@ -206,9 +206,12 @@ def _pace(engine: Engine, rate: float, due_s: float, orders: Orders) -> float:
     if rate < 0:
         orders.ended.wait(0.005)
         return now_s
-    if rate == 0:
+    if rate == 0 and not engine.client.connected:  # nobody answers: a busy loop would keep the sidecar from coming back
+        orders.ended.wait(0.005)
+    elif rate == 0:
         with JOURNAL.moved:
             JOURNAL.moved.wait_for(lambda: engine.made - JOURNAL.settled < UNDER_WAY, 0.05)
+    if rate == 0:
         return now_s
     if due_s > now_s:
         orders.ended.wait(due_s - now_s)
@@ -226,7 +229,8 @@ def main() -> None:
     JOURNAL = Journal(settings["journal"])
     tap_client.Link = JournalLink  # type: ignore[misc]
     client = TapClient(settings["address"], ModelIdentity(**settings["model"]), engine_id=settings["engine"])
-    engine, orders = Engine(client, settings["rows"], settings["model"]["width"]), Orders()
+    engine = Engine(client, settings["rows"], settings["model"]["width"], settings["life_steps"])
+    orders = Orders()
     client.start()
     while settings["wait"] and not _ready(client) and not orders.ended.wait(0.01):
         pass

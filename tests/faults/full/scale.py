@@ -24,6 +24,6 @@ class Scale:
 
 
 # The stated floors are those of the full form; a few seconds beside other people's work are judged with room.
-SHORT = Scale(1.5, 4.0, {2: 0.7, 10: 0.5}, 3.0, 20, 2.0, 6, 60, 0)
+SHORT = Scale(1.5, 4.0, {2: 0.7, 10: 0.5}, 3.0, 20, 2.0, 6, 60, 4)
 LONG = Scale(5.0, 60.0, {2: 0.9, 10: 0.7}, 20.0, 200, 10.0, 60, 1000, 16)
 SCALE = LONG if FULL else SHORT

@@ -18,7 +18,7 @@ from sidecar.tap.client import TapClient
 from sidecar.tap.identity import identify
 from sidecar.tap.transformers import attach
 from tests.faults.full.processes import frozen, until
-from tests.faults.full.scale import SCALE
+from tests.faults.full.scale import FULL, SCALE
 from tests.faults.process import Process
 from tests.tap.models import library
 
@@ -94,7 +94,6 @@ def _share(tap: Any, generate: Callable[[], float]) -> float:
     return float((now.tap_cpu_ns - before.tap_cpu_ns) / (now.forward_cpu_ns - before.forward_cpu_ns))
 
 
-@pytest.mark.skipif(not SCALE.pairs, reason="minutes of pairs: only in the full form")
 def test_throughput_beside_a_frozen_sidecar_is_that_without_a_tap(home, record, served):
     model, tokenizer, generate = served
     generate()
@@ -112,6 +111,6 @@ def test_throughput_beside_a_frozen_sidecar_is_that_without_a_tap(home, record, 
                         tap.detach()
         client.stop(1.0)
     ratio, interval = median_interval(np.array(bare) / np.array(tapped))
-    assert interval[0] >= 0.97
     assert interval[1] >= 1.0
+    assert interval[0] >= 0.97 or not FULL  # a few pairs beside other people's work say no more than that it is no slower
     record("23 real engine", "paired throughput, sidecar frozen", "unharmed", ratio=ratio, low=interval[0], high=interval[1])
