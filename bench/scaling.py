@@ -108,7 +108,8 @@ def _rows_and_crowds(
         with RingPeer(served.address, WIDTH) as peer:
             by_rows = {one: _cost(peer, Shape(TAPS, one, WIDTH), served.worker_pid, rounds, count) for one in rows}
         per_s = SHARE / float(np.median(by_rows[ROWS]))
-        crowded = tuple(crowd(served, taps, per_s, steps=30 * count) for taps in crowds)
+        most = 20 * count
+        crowded = tuple(crowd(served, taps, per_s, steps=round(min(most, most / 60 * per_s * taps))) for taps in crowds)
     return by_rows, crowded
 
 

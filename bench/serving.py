@@ -102,6 +102,10 @@ class _Log:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self._last = line
+            if '"level":"error"' in line.replace(
+                '": "', '":"'
+            ):  # a bug of the sidecar's: whoever looks at the table must know
+                sys.stderr.write(line)
             if '"event":"started"' in line.replace('": "', '":"'):
                 self._started.put(json.loads(line))
         self._started.put({})

@@ -226,7 +226,9 @@ class Ring(_Section):
 
     enabled: Annotated[bool, Field(description="offer it to taps at a Unix socket")] = True
     slots: Annotated[int, Field(ge=1, le=64, description="messages on their way at once")] = 2
-    slot_bytes: Annotated[int, Field(ge=4 << 20, le=1 << 30, description="largest message; a tap cuts its steps to fit")] = 24 << 20
+    slot_bytes: Annotated[
+        int, Field(ge=4 << 20, le=1 << 30, description="largest message; a tap cuts its steps to fit")
+    ] = 24 << 20
     hot_bytes: Annotated[int, Field(ge=0, le=1 << 30, description="of each slot, mapped in advance")] = 4 << 20
 
 

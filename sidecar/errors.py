@@ -57,6 +57,18 @@ class Dropped(Exception):  # noqa: N818 - an outcome, not an error of ours
         self.reason = reason
 
 
+class OtherModelError(Exception):
+    """An engine serves another model than the one that this sidecar is bound to."""
+
+
+class EngineIdInUseError(Exception):
+    """An engine of this id has an open stream: two engines cannot be told apart by one id."""
+
+
+class TooManyEnginesError(Exception):
+    """The configured number of engines is registered."""
+
+
 class ArtifactReason(StrEnum):
     """Why an artifact cannot be used."""
 

@@ -2,85 +2,38 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from sidecar.clock import Clock
 from sidecar.config import Config
-from sidecar.errors import Dropped, DropReason, Rejected, RejectReason
+from sidecar.errors import (
+    Dropped,
+    DropReason,
+    EngineIdInUseError,
+    OtherModelError,
+    Rejected,
+    RejectReason,
+    TooManyEnginesError,
+)
 from sidecar.judge.judge import Judge, Verdict
 from sidecar.judge.policy import Policy
 from sidecar.judge.tally import SECONDS_EDGES, SHARE_EDGES, Tally
 from sidecar.ladder import Effects, Ladder, fewer, shed
 from sidecar.ledger import Ledger
+from sidecar.outcome import NO_ID, Arrival, Result
 from sidecar.reading.coverage import Coverage
 from sidecar.reading.kernels import Kernels
 from sidecar.reading.others import NOBODY, Others
 from sidecar.reading.plan import Plan
 from sidecar.reading.read import Readings, read
 from sidecar.reading.shed import Shed
+from sidecar.recent import RecentIds
 from sidecar.snapshot import EndedRequest, Rung, Stage
 from sidecar.types import Action, BatchId, EngineId, ModelIdentity, RequestId, StepBatch, TrafficReport
 
-NO_ID = BatchId("")
 _FOR_READING = 0.75  # of the time that is left; the rest is for comparing and for the way back
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How a batch ended: scored, or the reason why not. ``field`` is set for rejected ones only."""
-
-    batch_id: BatchId
-    scored: bool
-    reason: DropReason | RejectReason | None = None
-    field: str = ""
-    plan_generation: int = 0
-    verdicts: tuple[Verdict, ...] = ()
-    late: bool = False  # nothing was read in time: the actions are the policy's for that case
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """When a message's last byte was here, and when its turn came; both by the clock's monotonic_s."""
-
-    posted_s: float
-    taken_s: float
-
-    @property
-    def waited_s(self) -> float:
-        return max(0.0, self.taken_s - self.posted_s)
-
-
-class OtherModelError(Exception):
-    """An engine serves another model than the one that this sidecar is bound to."""
-
-
-class EngineIdInUseError(Exception):
-    """An engine of this id has an open stream: two engines cannot be told apart by one id."""
-
-
-class TooManyEnginesError(Exception):
-    """The configured number of engines is registered."""
-
-
-class _RecentIds:
-    """The newest batch ids, each engine's own; the oldest goes first, and is counted."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._ids: OrderedDict[tuple[EngineId, BatchId], None] = OrderedDict()
-        self.evicted = 0
-
-    def __contains__(self, batch: StepBatch) -> bool:
-        return (batch.engine_id, batch.batch_id) in self._ids
-
-    def add(self, batch: StepBatch) -> None:
-        self._ids[batch.engine_id, batch.batch_id] = None
-        if len(self._ids) > self._limit:
-            self._ids.popitem(last=False)
-            self.evicted += 1
 
 
 class Pipeline:
@@ -100,7 +53,7 @@ class Pipeline:
         self._config = config
         self._clock = clock
         self._ended = ended
-        self._recent = _RecentIds(config.limits.dedup_ids)
+        self._recent = RecentIds(config.limits.dedup_ids)
         self._pending: deque[tuple[Readings, StepBatch]] = deque()  # replied, not yet accounted for
         self._swept_s = clock.monotonic_s()
         self._accounted = 0

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from probes.artifact import Artifact
 from sidecar.config import Config
+from sidecar.errors import EngineIdInUseError, OtherModelError, TooManyEnginesError
 from sidecar.ingest.wire import Settings
 from sidecar.judge.policy import verdict_signals
-from sidecar.pipeline import EngineIdInUseError, OtherModelError, TooManyEnginesError
 from sidecar.reading.plan import Plan, build_plan
 from sidecar.snapshot import ArtifactSnapshot
 from sidecar.types import ModelIdentity, TrafficReport

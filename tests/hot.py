@@ -11,7 +11,8 @@ from sidecar import published
 from sidecar.clock import Clock
 from sidecar.config import Config
 from sidecar.ingest.decode import Decoder
-from sidecar.pipeline import Arrival, Pipeline, Result
+from sidecar.outcome import Arrival, Result
+from sidecar.pipeline import Pipeline
 from sidecar.reading.plan import build_plan
 from sidecar.snapshot import EndedRequest, Snapshot
 from sidecar.types import EngineId, ModelIdentity, StepBatch, TapLedgerCounts, TrafficReport

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from google.rpc import code_pb2
 
 from protos.stethoscope.v1 import control_pb2
-from sidecar.errors import Rejected, RejectReason
+from sidecar.errors import EngineIdInUseError, OtherModelError, Rejected, RejectReason, TooManyEnginesError
 from sidecar.ingest import decode, wire
 from sidecar.ingest.checks import parse
 from sidecar.ingest.refusal import Refusal, invalid
 from sidecar.log import Level, Log
-from sidecar.pipeline import EngineIdInUseError, OtherModelError, TooManyEnginesError
 from sidecar.reading.plan import Plan
 from sidecar.types import EngineId, ModelIdentity, TapLedgerCounts, TrafficReport
 

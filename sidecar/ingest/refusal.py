@@ -8,7 +8,7 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from sidecar.errors import Rejected
-from sidecar.pipeline import Result
+from sidecar.outcome import Result
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from protos.stethoscope.v1 import control_pb2, ingest_pb2
 from sidecar.config import Mode
 from sidecar.errors import DropReason
 from sidecar.ledger import LedgerCounts
-from sidecar.pipeline import Result
+from sidecar.outcome import Result
 from sidecar.reading.plan import Plan
 from sidecar.snapshot import ArtifactSnapshot, Histogram, Snapshot
 from sidecar.types import Action, ModelIdentity, SamplingPolicy, Site, TapPoint

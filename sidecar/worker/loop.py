@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sidecar import published
+from sidecar.errors import EngineIdInUseError, OtherModelError, TooManyEnginesError
 from sidecar.ingest.refusal import Refusal
 from sidecar.log import Level
-from sidecar.pipeline import EngineIdInUseError, OtherModelError, TooManyEnginesError
 from sidecar.ring import Consumer, Descriptors, Ring, RingBrokenError, Taken
 from sidecar.snapshot import Transport
 from sidecar.worker import orders, planwire

@@ -12,7 +12,8 @@ from sidecar.ingest import decode, wire
 from sidecar.ingest.checks import parse
 from sidecar.ingest.refusal import Refusal, invalid
 from sidecar.log import Level, Log
-from sidecar.pipeline import NO_ID, Arrival, Pipeline, Result
+from sidecar.outcome import NO_ID, Arrival, Result
+from sidecar.pipeline import Pipeline
 from sidecar.ring import Kind, Taken
 from sidecar.types import BatchId, EngineId, StepBatch, TrafficReport
 

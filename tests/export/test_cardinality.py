@@ -13,7 +13,8 @@ from sidecar.clock import ManualClock
 from sidecar.config import Config
 from sidecar.export.metrics import MetricsCollector
 from sidecar.export.table import PREFIX
-from sidecar.pipeline import Arrival, Pipeline
+from sidecar.outcome import Arrival
+from sidecar.pipeline import Pipeline
 from sidecar.reading.plan import build_plan
 from sidecar.snapshot import Snapshot
 from sidecar.types import (

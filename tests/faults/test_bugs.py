@@ -14,7 +14,8 @@ from protos.stethoscope.v1 import ingest_pb2
 from sidecar.config import Config
 from sidecar.errors import DropReason
 from sidecar.ingest.decode import Decoder
-from sidecar.pipeline import Arrival, Pipeline, Result
+from sidecar.outcome import Arrival, Result
+from sidecar.pipeline import Pipeline
 from sidecar.service import Sidecar
 from sidecar.types import StepBatch
 from sidecar.worker.build import Parts

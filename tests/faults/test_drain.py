@@ -11,7 +11,8 @@ import grpc
 import pytest
 
 from protos.stethoscope.v1 import ingest_pb2
-from sidecar.pipeline import Arrival, Pipeline, Result
+from sidecar.outcome import Arrival, Result
+from sidecar.pipeline import Pipeline
 from sidecar.service import Sidecar
 from sidecar.types import StepBatch
 from sidecar.worker.build import Parts

@@ -11,8 +11,7 @@ import pytest
 from protos.stethoscope.v1 import ingest_pb2
 from sidecar.clock import ManualClock
 from sidecar.config import Config
-from sidecar.errors import DropReason
-from sidecar.pipeline import TooManyEnginesError
+from sidecar.errors import DropReason, TooManyEnginesError
 from sidecar.service import Sidecar
 from sidecar.types import EngineId
 from tests.builders import wire_batch, write_control

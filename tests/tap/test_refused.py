@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.pipeline import Pipeline, Result
+from sidecar.outcome import Result
+from sidecar.pipeline import Pipeline
 from sidecar.service import Sidecar
 from sidecar.tap.client import TapClient
 from sidecar.tap.limits import LinkLimits

@@ -24,7 +24,8 @@ from sidecar.clock import Clock, ManualClock, SystemClock
 from sidecar.config import Config
 from sidecar.errors import ConfigError, DropReason, Rejected, RejectReason
 from sidecar.log import Log
-from sidecar.pipeline import Arrival, Pipeline, Result
+from sidecar.outcome import Arrival, Result
+from sidecar.pipeline import Pipeline
 from sidecar.reading.kernels import Kernels
 from sidecar.reading.plan import Plan
 from sidecar.reading.read import read

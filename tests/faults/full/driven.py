@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -41,7 +42,7 @@ class Sets:
     answers: dict[str, list[Answered]] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)
     drops: list[tuple[float, int]] = field(default_factory=list)
-    generation: int = 0  # the newest that answered
+    scores: str = "-"  # the newest that were told
 
     @property
     def unknown(self) -> set[str]:
@@ -94,7 +95,7 @@ class Journal:
         elif kind == "answer":
             name, outcome, reason, generation, read = words
             self.sets.answers.setdefault(name, []).append(Answered(at_s, outcome, reason, int(generation), read))
-            self.sets.generation = max(self.sets.generation, int(generation))
+            self.sets.scores = self.sets.scores if read == "-" else read
         elif kind == "phase":
             self.sets.phases[words[0]] = at_s
         else:
@@ -179,6 +180,11 @@ class Driver:
             assert self._process.poll() is None, self._errors("")
             assert time.monotonic() < ends_s, (len(sets.sent), len(sets.answers), sets.phases)
             pause(POLL_S)
+
+    def served_s(self, moment_s: float, timeout_s: float = 20.0) -> float:
+        """How long after that moment (monotonic) a batch was scored again."""
+        sets = self.until(lambda sets: sets.first_scored_after(moment_s) is not None, timeout_s)
+        return (sets.first_scored_after(moment_s) or math.inf) - moment_s
 
     def end(self) -> dict[str, Any]:
         """Its report, after a farewell to the sidecar."""

@@ -70,7 +70,9 @@ class JournalLink(Link):
 
     def answer(self, result: ingest_pb2.StepResult) -> None:
         reason = result.reason or "-"
-        JOURNAL.write("answer", result.batch_id, OUTCOME[result.outcome], reason, result.plan_generation, scores(result))
+        JOURNAL.write(
+            "answer", result.batch_id, OUTCOME[result.outcome], reason, result.plan_generation, scores(result)
+        )
         super().answer(result)
         JOURNAL.settle(1)
 
@@ -227,7 +229,7 @@ def main() -> None:
     logging.getLogger("stethoscope.tap").setLevel(logging.INFO)
     settings = json.loads(sys.argv[1])
     JOURNAL = Journal(settings["journal"])
-    tap_client.Link = JournalLink  # type: ignore[misc]
+    vars(tap_client)["Link"] = JournalLink
     client = TapClient(settings["address"], ModelIdentity(**settings["model"]), engine_id=settings["engine"])
     engine = Engine(client, settings["rows"], settings["model"]["width"], settings["life_steps"])
     orders = Orders()

@@ -42,7 +42,9 @@ class Holdings:
     def of(cls, pid: int) -> Holdings:
         process = psutil.Process(pid)
         maps = Path(f"/proc/{pid}/maps").read_text()
-        return cls(process.num_fds(), process.num_threads(), maps.count("memfd:stethoscope-ring"), process.memory_info().rss)
+        return cls(
+            process.num_fds(), process.num_threads(), maps.count("memfd:stethoscope-ring"), process.memory_info().rss
+        )
 
     def within(self, before: Holdings) -> bool:
         """No more of anything that is counted; memory is judged over many rounds."""

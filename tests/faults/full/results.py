@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -38,12 +39,19 @@ def write(rows: list[Row]) -> None:
 
 
 def machine() -> str:
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    return f"{len(names)} x {names[0] if names else platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}"
+    words = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    names = [value.strip() for name, _, value in words if name.strip() == "model name"] or [platform.machine()]
+    return f"{os.cpu_count()} x {names[0]}, Linux {platform.release()}, Python {platform.python_version()}"
 
 
 def page(rows: list[Row]) -> str:
-    lines = [_HEAD, f"Machine: {machine()}.", "", "| fault | load | seconds | outcome | numbers |", "|---|---|---|---|---|"]
+    lines = [
+        _HEAD,
+        f"Machine: {machine()}.",
+        "",
+        "| fault | load | seconds | outcome | numbers |",
+        "|---|---|---|---|---|",
+    ]
     for row in rows:
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.numbers.items())
         lines.append(f"| {row.fault} | {row.load} | {row.seconds:.0f} | {row.outcome} | {numbers} |")

@@ -47,7 +47,8 @@ def told(phase: dict[str, Any]) -> dict[str, float]:
 @pytest.mark.parametrize("transport", ["ring", "grpc"])
 def test_a_frozen_sidecar_costs_the_engine_nothing_and_is_found_again(home, record, transport):
     """All of it, its worker alone, its control process alone."""
-    recoveries, lasted = {}, {}
+    recoveries: dict[str, float] = {}
+    lasted: dict[str, float] = {}
     with heavy_sidecar(home) as process, Watch(process, most=RING_SLOTS + WORKERS):
         victims = {"all": (process.pid, process.worker_pid), "worker": (process.worker_pid,), "control": (process.pid,)}
         with Driver(way(home, transport), home / "journal", model=HEAVY).ready() as driver:
@@ -60,8 +61,7 @@ def test_a_frozen_sidecar_costs_the_engine_nothing_and_is_found_again(home, reco
                     woken_s = time.monotonic()
                     lasted[name] = woken_s - driver.sets().phases[name]
                 driver.phase(f"after-{name}", RATE)
-                sets = driver.until(lambda sets, since=woken_s: sets.first_scored_after(since) is not None)
-                recoveries[name] = (sets.first_scored_after(woken_s) or 0.0) - woken_s
+                recoveries[name] = driver.served_s(woken_s)
                 pause(HEALTHY_S / 4)
             report, sets = driver.end(), driver.sets()
         process.signal(signal.SIGTERM)
@@ -82,8 +82,7 @@ def test_a_sidecar_that_dies_and_one_that_comes_late_are_no_business_of_the_engi
         with heavy_sidecar(home) as process:
             up_s = time.monotonic()
             driver.phase("healthy", RATE)
-            sets = driver.until(lambda sets: sets.first_scored_after(up_s) is not None)
-            found_s = (sets.first_scored_after(up_s) or 0.0) - up_s
+            found_s = driver.served_s(up_s)
             pause(HEALTHY_S)
             process.signal(signal.SIGKILL)
             assert process.gone(5.0)
@@ -92,8 +91,7 @@ def test_a_sidecar_that_dies_and_one_that_comes_late_are_no_business_of_the_engi
         dead_s = time.monotonic() - driver.sets().phases["dead"]
         with heavy_sidecar(home) as process:
             up_s = time.monotonic()
-            sets = driver.until(lambda sets: sets.first_scored_after(up_s) is not None)
-            again_s = (sets.first_scored_after(up_s) or 0.0) - up_s
+            again_s = driver.served_s(up_s)
             report, sets = driver.end(), driver.sets()
             process.signal(signal.SIGTERM)
             assert process.wait() == 0
@@ -136,10 +134,15 @@ def test_a_slow_sidecar_is_sent_less_and_holds_nothing_up(home, record, transpor
             lasted_s = time.monotonic() - driver.sets().phases["slow"]
             woken_s = time.monotonic()
             driver.phase("after", RATE)
-            driver.until(lambda sets: sets.first_scored_after(woken_s) is not None, RECOVERY_S)
+            assert driver.served_s(woken_s) < RECOVERY_S
             report, sets = driver.end(), driver.sets()
         process.signal(signal.SIGTERM)
         assert process.wait() == 0
     reconcile(ledger(home)[0], sets)
     assert sets.scored_between(sets.phases["slow"], sets.phases["after"]) > 0
-    record("23 slow", f"worker gets a tenth of its time, {transport}", "engine not held up", **told(unblocked(report, "slow", lasted_s)))
+    record(
+        "23 slow",
+        f"worker gets a tenth of its time, {transport}",
+        "engine not held up",
+        **told(unblocked(report, "slow", lasted_s)),
+    )

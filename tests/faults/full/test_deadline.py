@@ -27,7 +27,7 @@ def test_what_waited_past_its_time_is_dropped_unread(home, record, transport):
                 pause(2 * QUEUE_S)
                 stuck_ids = list(stuck.sent)[-WAITING[transport] :] if transport == "ring" else []
                 last_s = max(stuck.sent.values())
-            driver.until(lambda sets: (sets.first_scored_after(last_s + QUEUE_S) or 0) > 0)
+            driver.served_s(last_s + QUEUE_S)
             driver.end()
             sets = driver.sets()
         process.signal(signal.SIGTERM)

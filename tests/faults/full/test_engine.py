@@ -81,7 +81,9 @@ def test_no_request_fails_and_a_hundredth_of_the_step_is_the_most_the_tap_takes(
     assert errors == {}
     assert max(shares.values()) <= 0.01, shares
     for state, share in shares.items():
-        record("23 real engine", f"SmolLM2-135M, default sampling, sidecar {state}", "no request failed", cpu_share=share)
+        record(
+            "23 real engine", f"SmolLM2-135M, default sampling, sidecar {state}", "no request failed", cpu_share=share
+        )
 
 
 def _share(tap: Any, generate: Callable[[], float]) -> float:
@@ -97,7 +99,8 @@ def _share(tap: Any, generate: Callable[[], float]) -> float:
 def test_throughput_beside_a_frozen_sidecar_is_that_without_a_tap(home, record, served):
     model, tokenizer, generate = served
     generate()
-    bare, tapped = [], []
+    bare: list[float] = []
+    tapped: list[float] = []
     with Process(home, shipped_artifacts()) as process:
         client = TapClient(process.address, identify(model, tokenizer), engine_id="engine")
         client.start()
@@ -112,5 +115,14 @@ def test_throughput_beside_a_frozen_sidecar_is_that_without_a_tap(home, record, 
         client.stop(1.0)
     ratio, interval = median_interval(np.array(bare) / np.array(tapped))
     assert interval[1] >= 1.0
-    assert interval[0] >= 0.97 or not FULL  # a few pairs beside other people's work say no more than that it is no slower
-    record("23 real engine", "paired throughput, sidecar frozen", "unharmed", ratio=ratio, low=interval[0], high=interval[1])
+    assert (
+        interval[0] >= 0.97 or not FULL
+    )  # a few pairs beside other people's work say no more than that it is no slower
+    record(
+        "23 real engine",
+        "paired throughput, sidecar frozen",
+        "unharmed",
+        ratio=ratio,
+        low=interval[0],
+        high=interval[1],
+    )

@@ -32,7 +32,7 @@ def test_killed_at_random_moments_it_is_ready_in_seconds_and_the_books_close(hom
     ready_s: list[float] = []
     lost = 0
     with ExitStack() as stack:
-        drivers = []
+        drivers: list[Driver] = []
         for number in range(SCALE.kills):
             with heavy_sidecar(home) as process:
                 ready_s.append(process.ready_s)
@@ -45,14 +45,14 @@ def test_killed_at_random_moments_it_is_ready_in_seconds_and_the_books_close(hom
                         driver.phase("load", 0)
                 up_s = time.monotonic()
                 for driver in drivers:
-                    driver.until(lambda sets, since=up_s: sets.first_scored_after(since) is not None)
+                    driver.served_s(up_s)
                 pause(moment.uniform(0.0, 0.5))
                 _kill(process, ("all", "control", "worker")[number % 3])
         with heavy_sidecar(home) as process:
             lost += process.killed_before
             up_s = time.monotonic()
             for driver in drivers:
-                driver.until(lambda sets, since=up_s: sets.first_scored_after(since) is not None)
+                driver.served_s(up_s)
             reports = [driver.end() for driver in drivers]
             process.signal(signal.SIGTERM)
             assert process.wait() == 0

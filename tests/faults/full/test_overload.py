@@ -118,8 +118,7 @@ def test_down_the_ladder_and_up_again_every_row_is_booked(home, record):
             driver.until(lambda sets: sets.reasons("dropped")["ladder"] > 50)
             recovery_s = recovered_s(driver, "idle", -1)
             driver.phase("again", 10)
-            resumed_s = driver.sets().phases["again"]
-            driver.until(lambda sets: sets.first_scored_after(resumed_s) is not None)
+            driver.served_s(driver.sets().phases["again"])
             driver.end()
             sets = driver.sets()
         process.signal(signal.SIGTERM)

@@ -9,6 +9,7 @@ from statistics import median
 import numpy as np
 
 from protos.stethoscope.v1 import ingest_pb2
+from sidecar.address import STREAM
 from tests.builders import wire_batch
 from tests.faults.full.driven import pause
 from tests.faults.full.processes import Holdings
@@ -39,7 +40,7 @@ def _mute(client: Client, ended: threading.Event):
             sent[0] += 1
         ended.wait(60.0)
 
-    return client.channel.stream_stream("/stethoscope.v1.IngestService/Stream")(messages(), timeout=120.0), sent
+    return client.channel.stream_stream(STREAM, None, None)(messages(), timeout=120.0), sent
 
 
 def test_who_does_not_read_is_not_taken_further_and_others_are_served(home, artifacts, record):

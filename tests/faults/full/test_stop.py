@@ -13,22 +13,22 @@ UNANSWERED = RING_SLOTS + 4  # of both taps, at any moment
 
 
 def test_a_stop_under_load_by_ring_and_by_grpc_drains_and_adds_up(home, record):
-    with heavy_sidecar(home) as process:
-        with (
-            Driver(way(home, "ring"), home / "ring", engine="ring", model=HEAVY).ready() as by_ring,
-            Driver(way(home, "grpc"), home / "grpc", engine="grpc", model=HEAVY).ready() as by_grpc,
-        ):
-            drivers = (by_ring, by_grpc)
-            with Watch(process, most=2 * (RING_SLOTS + WORKERS)):
-                for driver in drivers:
-                    driver.phase("load", 0)
-                pause(SCALE.quiet_s)
-            process.signal(signal.SIGTERM)
-            status = process.wait()
+    with (
+        heavy_sidecar(home) as process,
+        Driver(way(home, "ring"), home / "ring", engine="ring", model=HEAVY).ready() as by_ring,
+        Driver(way(home, "grpc"), home / "grpc", engine="grpc", model=HEAVY).ready() as by_grpc,
+    ):
+        drivers = (by_ring, by_grpc)
+        with Watch(process, most=2 * (RING_SLOTS + WORKERS)):
             for driver in drivers:
-                driver.phase("after", 100)
-            reports = [driver.end() for driver in drivers]
-            journals = [driver.sets() for driver in drivers]
+                driver.phase("load", 0)
+            pause(SCALE.quiet_s)
+        process.signal(signal.SIGTERM)
+        status = process.wait()
+        for driver in drivers:
+            driver.phase("after", 100)
+        reports = [driver.end() for driver in drivers]
+        journals = [driver.sets() for driver in drivers]
     assert status == 0
     counts, rows = ledger(home)
     assert counts == of_stopped(process.event("stopped"), counts)

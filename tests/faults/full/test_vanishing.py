@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+from contextlib import ExitStack
 
 import pytest
 
@@ -25,14 +26,13 @@ def test_engines_that_vanish_leave_their_batches_booked_and_nothing_else(home, r
     journals: list[Sets] = []
     with heavy_sidecar(home) as process, Watch(process, most=2 * (RING_SLOTS + WORKERS)):
         pids = (process.pid, process.worker_pid)
-        for number in range(WARM + SCALE.vanished):
-            if number == WARM:
-                settled = [Holdings.of(pid) for pid in pids]
+        for number in range(WARM):
             journals += _vanish(home, number, moment.uniform(0.0, 0.3))
-            if number >= WARM:
-                until(lambda: _clean(pids, settled), 10.0, lambda: (settled, [Holdings.of(pid) for pid in pids]))
-            else:
-                pause(1.0)
+            pause(1.0)
+        settled = [Holdings.of(pid) for pid in pids]
+        for number in range(WARM, WARM + SCALE.vanished):
+            journals += _vanish(home, number, moment.uniform(0.0, 0.3))
+            until(lambda: _clean(pids, settled), 10.0, lambda: (settled, [Holdings.of(pid) for pid in pids]))
         grown = sum(Holdings.of(pid).rss_bytes - before.rss_bytes for pid, before in zip(pids, settled, strict=True))
         process.signal(signal.SIGTERM)
         assert process.wait() == 0
@@ -54,15 +54,16 @@ def test_engines_that_vanish_leave_their_batches_booked_and_nothing_else(home, r
 def _vanish(home, number: int, after_s: float) -> list[Sets]:
     """One engine by each transport, killed at the same moment; each comes back under its own name in the next round."""
     ways = {"ring": home / f"ring-{number}", "grpc": home / f"grpc-{number}"}
-    drivers = [Driver(way(home, name), journal, engine=name, model=HEAVY) for name, journal in ways.items()]
-    try:
+    with ExitStack() as stack:
+        drivers = [
+            stack.enter_context(Driver(way(home, name), journal, engine=name, model=HEAVY))
+            for name, journal in ways.items()
+        ]
         for driver in drivers:
             driver.ready().phase("load", 0)
         pause(after_s)
-    finally:
         for driver in drivers:
             driver.kill()
-            driver.__exit__()
     return [driver.sets() for driver in drivers]
 
 

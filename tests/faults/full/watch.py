@@ -124,7 +124,9 @@ def reconcile(counts: Counts, *journals: Sets, killed: int = 0) -> None:
     rejected = sum((sets.reasons("rejected") for sets in journals), Counter[str]())
     counted = counts.dropped - Counter(process_killed=counts.dropped["process_killed"])
     assert counts.received == counts.outcomes, counts
-    excess = (counts.scored - scored) + (counted.total() - dropped.total()) + (counts.rejected.total() - rejected.total())
+    excess = (
+        (counts.scored - scored) + (counted.total() - dropped.total()) + (counts.rejected.total() - rejected.total())
+    )
     assert counts.scored >= scored, (counts, scored)
     assert not dropped - counted, (counts, dropped)
     assert not rejected - counts.rejected, (counts, rejected)

@@ -13,9 +13,6 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-import select
-import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
@@ -41,7 +38,7 @@ class Kind(IntEnum):
     CLOSED = 3  # the session on this ring ended; empty
 
 
-class _Head(IntEnum):
+class Head(IntEnum):
     MAGIC = 0
     SLOTS = 1
     SLOT_BYTES = 2
@@ -51,7 +48,7 @@ class _Head(IntEnum):
     CLOSED = 6  # not 0 once either side has left
 
 
-class _Word(IntEnum):
+class Word(IntEnum):
     GENERATION = 0
     POSTED_NS = 1  # CLOCK_MONOTONIC, which all processes of a machine share
     KIND = 2
@@ -116,10 +113,10 @@ class Ring:
         flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
         made = cls(Descriptors(memory, os.eventfd(0, flags), os.eventfd(0, flags)), shape)
         for word, value in (
-            (_Head.SLOTS, shape.slots),
-            (_Head.SLOT_BYTES, shape.slot_bytes),
-            (_Head.REPLY_BYTES, shape.reply_bytes),
-            (_Head.MAGIC, _MAGIC),
+            (Head.SLOTS, shape.slots),
+            (Head.SLOT_BYTES, shape.slot_bytes),
+            (Head.REPLY_BYTES, shape.reply_bytes),
+            (Head.MAGIC, _MAGIC),
         ):
             made.head[word] = value
         return made
@@ -134,7 +131,7 @@ class Ring:
                 raise RingBrokenError("not a sealed ring")
             with mmap.mmap(descriptors.memory, PAGE, prot=mmap.PROT_READ) as page:
                 words = memoryview(page).cast("q")
-                magic, *numbers = words[: _Head.REPLY_BYTES + 1].tolist()
+                magic, *numbers = words[: Head.REPLY_BYTES + 1].tolist()
                 words.release()
             shape = Shape(*numbers)
             sound = magic == _MAGIC and 0 < shape.slots <= MOST_SLOTS and min(numbers) > 0 and shape.total == size
@@ -171,12 +168,12 @@ class Ring:
     @property
     def left(self) -> bool:
         """True once either side has left."""
-        return self._closed or self.head[_Head.CLOSED] != 0
+        return self._closed or self.head[Head.CLOSED] != 0
 
     def leave(self) -> None:
         """Tell the other side, whatever it waits for."""
         if not self._closed:
-            self.head[_Head.CLOSED] = 1
+            self.head[Head.CLOSED] = 1
             for end in (self.descriptors.posted, self.descriptors.answered):
                 with suppress(BlockingIOError):
                     os.eventfd_write(end, 1)
@@ -197,148 +194,3 @@ class Ring:
         with suppress(BufferError):
             self.bytes.release()
             self._map.close()
-
-
-class Producer:
-    """Fills slots, and reads the replies in the order of the messages. One thread at a time for each of the two."""
-
-    def __init__(self, ring: Ring) -> None:
-        self._ring = ring
-        self._posted = 0
-        self._read = 0
-        self._poll = select.poll()
-        self._poll.register(ring.descriptors.answered, select.POLLIN)
-
-    @property
-    def outstanding(self) -> int:
-        return self._posted - self._read
-
-    def reserve(self) -> memoryview | None:
-        """The payload of the next slot, to be filled in place; None while every slot is taken. Raises RingBrokenError."""
-        if self._ring.left:
-            raise RingBrokenError("the other side has left")
-        if self.outstanding >= self._ring.shape.slots:
-            return None
-        slot = self._ring.slot(self._posted + 1)
-        slot[:8].cast("q")[0] = 0
-        return slot[SLOT_WORDS:]
-
-    def post(self, length: int, used: int = 0, kind: Kind = Kind.STREAM) -> None:
-        """Hand over the slot reserved last: ``length`` bytes of message, ``used`` bytes with the tensors behind it."""
-        number = self._posted + 1
-        words = self._ring.slot(number)[:SLOT_WORDS].cast("q")
-        words[_Word.KIND], words[_Word.LENGTH], words[_Word.USED] = kind, length, max(length, used)
-        words[_Word.POSTED_NS] = time.monotonic_ns()
-        words[_Word.GENERATION] = number
-        self._posted = number
-        self._ring.head[_Head.POSTED] = number
-        os.eventfd_write(self._ring.descriptors.posted, 1)
-
-    def reply(self, timeout_s: float | None = 0.0) -> bytes | None:
-        """The next reply, copied; None if there is none in time. None for timeout_s waits for ever.
-
-        Raises RingBrokenError if the other side has left without answering.
-        """
-        if not self._wait(timeout_s):
-            return None
-        number = self._read + 1
-        reply = self._ring.reply(number)
-        generation, length = reply[:16].cast("q").tolist()
-        if generation != number or not 0 <= length <= self._ring.shape.reply_bytes:
-            raise RingBrokenError("a reply of another message")
-        data = bytes(reply[SLOT_WORDS : SLOT_WORDS + length])
-        self._read = number
-        return data
-
-    def unanswered(self) -> Iterator[tuple[memoryview, memoryview]]:
-        """Message and payload of every slot whose reply was not read, oldest first: what can be saved from a ring that broke.
-
-        What is not as it was posted is left out.
-        """
-        for number in range(self._read + 1, self._posted + 1):
-            slot = self._ring.slot(number)
-            generation, _, _, length, used = slot[:40].cast("q").tolist()
-            if generation == number and 0 <= length <= used <= self._ring.shape.slot_bytes:
-                payload = slot[SLOT_WORDS : SLOT_WORDS + used]
-                yield payload[:length], payload
-
-    def _wait(self, timeout_s: float | None) -> bool:
-        ends_s = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self._answered():
-            if self._ring.left:
-                if self._answered():  # it answered, and then left
-                    return True
-                raise RingBrokenError("the other side has left")
-            left_s = None if ends_s is None else ends_s - time.monotonic()
-            if left_s is not None and left_s <= 0:
-                return False
-            self._sleep(left_s)
-        return True
-
-    def _answered(self) -> bool:
-        return self.outstanding > 0 and self._ring.head[_Head.ANSWERED] > self._read
-
-    def _sleep(self, seconds: float | None) -> None:
-        self._poll.poll(None if seconds is None else seconds * 1e3)
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._ring.descriptors.answered)
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """One message in its slot. The views are of shared memory that the other side could still write to."""
-
-    number: int
-    kind: int
-    message: memoryview
-    slot: memoryview  # message and tensors
-    posted_s: float
-
-
-class Consumer:
-    """Takes messages in order and answers each before the next."""
-
-    def __init__(self, ring: Ring) -> None:
-        self._ring = ring
-        self._taken = 0
-
-    @property
-    def ring(self) -> Ring:
-        return self._ring
-
-    def clear(self) -> None:
-        """The eventfd has woken us: make it quiet again. Comes before ``take``, so that nothing posted later is missed."""
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._ring.descriptors.posted)
-
-    def take(self) -> Taken | None:
-        """The next message; None if none is there. Raises RingBrokenError if its words cannot be true."""
-        shape, posted = self._ring.shape, self._ring.head[_Head.POSTED]
-        if posted == self._taken:
-            return None
-        number = self._taken + 1
-        slot = self._ring.slot(number)
-        generation, posted_ns, kind, length, used = slot[:40].cast("q").tolist()
-        in_step = 0 < posted - self._taken <= shape.slots and generation == number
-        if not in_step or not 0 <= length <= used <= shape.slot_bytes:
-            raise RingBrokenError("a slot that does not say what it holds")
-        self._taken = number
-        payload = slot[SLOT_WORDS : SLOT_WORDS + used]
-        return Taken(number, kind, payload[:length], payload, posted_ns / 1e9)
-
-    def intact(self, taken: Taken) -> bool:
-        """Whether the slot still holds the message: asked after its bytes were used."""
-        return bool(self._ring.slot(taken.number)[:8].cast("q")[0] == taken.number)
-
-    def answer(self, taken: Taken, reply: bytes) -> None:
-        """Reply to the message taken last; its slot is the producer's again. Raises ValueError for a reply that is too long."""
-        if len(reply) > self._ring.shape.reply_bytes:
-            raise ValueError("a reply longer than its slot")
-        place = self._ring.reply(taken.number)
-        place[SLOT_WORDS : SLOT_WORDS + len(reply)] = reply
-        words = place[:16].cast("q")
-        words[1] = len(reply)
-        words[0] = taken.number
-        self._ring.head[_Head.ANSWERED] = taken.number
-        with suppress(BlockingIOError):
-            os.eventfd_write(self._ring.descriptors.answered, 1)
