@@ -14,7 +14,7 @@ SHELL := /bin/bash
 help:
 	@echo "make demo    a real model, a real server, live signals (ARGS=\"--seconds 60 --summary out.json\")"
 	@echo "make test    all tests"
-	@echo "make test-faults  overload, kills and frozen processes (FULL=1 for hours' worth of it)"
+	@echo "make test-faults  overload, kills and frozen processes (FULL=1: half an hour, and docs/faults.md)"
 	@echo "make check   lint, types, import direction, wire contract"
 	@echo "make bench   the benchmark table, bench/results.json, docs/sizing.md (ARGS=--short for a look)"
 
@@ -39,7 +39,7 @@ demo: .venv/.demo
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
 
-# Overload, kills and frozen processes: short forms in minutes, FULL=1 for the whole of it (an hour; writes docs/faults.md).
+# Overload, kills and frozen processes: short forms in minutes, FULL=1 for the whole of it (half an hour; writes docs/faults.md).
 test-faults: .venv/.dev
 	OMP_NUM_THREADS=1 FULL=$(FULL) $(PY) -m pytest -m overload tests/faults/full $(ARGS)
 

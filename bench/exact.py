@@ -34,7 +34,7 @@ class Signals:
 
 
 def measure(*, short: bool = False) -> list[Row]:
-    count = 15 if short else 60
+    count = 12 if short else 60
     with home() as folder:
         write_artifacts(folder, _SHAPE.columns, _SHAPE.taps, _DIRECTIONS, _THRESHOLD)
         signals = _signals(folder)

@@ -14,7 +14,7 @@ _WHAT = "4 tap points x 64 rows x 4096 bf16"
 
 
 def measure(*, short: bool = False) -> list[Row]:
-    rounds, seconds = (2, 1.0) if short else (8, 4.0)
+    rounds, seconds = (2, 0.7) if short else (6, 3.0)
     ring = _loads("true", rounds, seconds)
     grpc = _loads("false", rounds, seconds)
     return [

@@ -51,8 +51,10 @@ def _curve(axis: Any, curve: Curve) -> None:
     ends = [0, curve.x[-1]]
     axis.plot(ends, [(base + each * x) / 1e3 for x in ends], color=_LINE, linewidth=1.2)
     axis.errorbar(curve.x, ms, yerr=spans, fmt="o", color=_INK, ecolor=_LINE, markersize=4, elinewidth=1)
-    axis.set_title(f"{base:.0f} us + {each:.1f} us x {curve.of}   (R² {curve.r2:.3f})", fontsize=9, loc="left")
-    axis.set_xlabel(curve.of)
+    axis.set_title(
+        f"{base / 1e3:.2f} ms + {each / 1e3:.3f} ms for each {curve.unit}   (R² {curve.r2:.3f})", fontsize=9, loc="left"
+    )
+    axis.set_xlabel(f"{curve.unit}s" if curve.unit == "tap point" else f"{curve.unit}s at each tap point")
     axis.set_ylabel("worker CPU per step, ms")
     _from_zero(axis)
 
@@ -68,13 +70,23 @@ def _crowd(axis: Any, scaling: Scaling) -> None:
     if knee is not None:
         axis.axvline(knee.taps, color=_KNEE, linewidth=1, linestyle="--")
         told = f"knee: the worker is\nbusy {knee.busy:.0%} of the time"
-        place: Any = {"xycoords": ("data", "axes fraction"), "xytext": (-5, 0), "textcoords": "offset points"}
-        axis.annotate(told, (knee.taps, 0.97), **place, ha="right", va="top", color=_KNEE, fontsize=8)
+        right = knee.taps < taps[-1] / 2
+        place: Any = {
+            "xycoords": ("data", "axes fraction"),
+            "xytext": (5 if right else -5, 0),
+            "textcoords": "offset points",
+        }
+        axis.annotate(
+            told, (knee.taps, 0.97), **place, ha="left" if right else "right", va="top", color=_KNEE, fontsize=8
+        )
     axis.set_title(f"taps at random moments, each {SHARE:.0%} of a core's steps", fontsize=9, loc="left")
     axis.set_xlabel("connected taps")
     axis.set_ylabel("verdict after, ms")
     axis.set_xticks(taps)
     _from_zero(axis)
+    axis.set_yscale("log")
+    axis.set_ylim(bottom=1)
+    axis.yaxis.set_major_formatter("{x:g}")
 
 
 def _from_zero(axis: Any) -> None:

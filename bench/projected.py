@@ -13,7 +13,7 @@ _COLUMNS = _DIRECTIONS + 1  # readings, and the squared norm
 
 
 def measure(*, short: bool = False) -> list[Row]:
-    rounds, count = (5, 40) if short else (20, 80)
+    rounds, count = (3, 30) if short else (20, 80)
     shapes = {"raw": REFERENCE} | {
         f"projected {rows}": Shape(REFERENCE.taps, rows, _COLUMNS, projected=True) for rows in (64, 512)
     }

@@ -23,7 +23,7 @@ _KNEE = 2.0  # times the p99 of a lone tap
 class Curve:
     """CPU of the worker per step, us, with its 95 % intervals, and the line through it: us = base + each * x."""
 
-    of: str
+    unit: str  # of x, at every tap point where it is not the tap points themselves
     x: tuple[int, ...]
     us: tuple[float, ...]
     intervals: tuple[tuple[float, float], ...]
@@ -53,9 +53,19 @@ class Scaling:
     crowds: tuple[Crowded, ...]  # by number of taps
 
     @property
+    def calm_ms(self) -> float:
+        """The lowest p99 of any crowd."""
+        return min(one.p99_ms for one in self.crowds)
+
+    @property
     def knee(self) -> Crowded | None:
-        """The first crowd whose p99 is out of proportion; None if there was none."""
-        return next((one for one in self.crowds if one.p99_ms > _KNEE * self.crowds[0].p99_ms), None)
+        """The first crowd from which on every p99 is out of proportion; None if there was none."""
+        found = None
+        for one in reversed(self.crowds):
+            if one.p99_ms <= _KNEE * self.calm_ms:
+                break
+            found = one
+        return found
 
 
 def measure_all(*, short: bool = False) -> Scaling:
@@ -68,9 +78,9 @@ def measure_all(*, short: bool = False) -> Scaling:
     by_columns = {one: _costs(TAPS, one, rounds, count) for one in columns}
     by_taps = {one: _costs(one, DIRECTIONS, rounds, count) for one in taps}
     curves = (
-        _curve("rows a tap point", by_rows),
-        _curve("directions a tap point", by_columns),
-        _curve("tap points", by_taps),
+        _curve("row", by_rows),
+        _curve("direction", by_columns),
+        _curve("tap point", by_taps),
     )
     return Scaling(tuple(curve for curve in curves if curve.x), crowded)
 
@@ -80,25 +90,24 @@ def rows_of(scaling: Scaling) -> list[Row]:
     made = []
     for curve in scaling.curves:
         base, each = curve.line
-        note = f"{curve.x[0]} to {curve.x[-1]}; worker CPU per step = {base:.0f} us + {each:.1f} us x {curve.of}"
-        row = Row(f"cost is linear in {curve.of}, R^2", curve.r2, note=note)
+        note = (
+            f"{curve.x[0]} to {curve.x[-1]}; worker CPU per step = {base:.0f} us + {each:.1f} us for each {curve.unit}"
+        )
+        row = Row(f"cost is linear in {curve.unit}s, R^2", curve.r2, note=note)
         made.append(row.at_least(_LINEAR))
-    knee, first, last = scaling.knee, scaling.crowds[0], scaling.crowds[-1]
+    knee, last = scaling.knee, scaling.crowds[-1]
     at = last if knee is None else knee
-    note = (
-        f"{at.taps} taps, each with {SHARE:.0%} of a core's steps; p99 {at.p99_ms:.3g} ms against {first.p99_ms:.3g} ms"
-    )
-    if knee is None:
-        note = f"no knee up to {note}"
-    name = f"knee: worker's share of a core where p99 is {_KNEE:g} x that of a lone tap"
+    told = f"{at.taps} taps, each with {SHARE:.0%} of a core's steps; p99 {at.p99_ms:.3g} ms, at best {scaling.calm_ms:.3g} ms"
+    note = f"no knee up to {told}" if knee is None else told
+    name = f"knee: worker's share of a core from which on p99 is over {_KNEE:g} x its best"
     cost = np.array([one.cpu_us for one in scaling.crowds])
     flat = "CPU per step with all taps connected / with one"
     return [*made, Row(name, at.busy, note=note), Row(flat, float(cost[-1] / cost[0]), note=f"{last.taps} taps")]
 
 
-def _curve(of: str, costs: dict[int, list[float]]) -> Curve:
+def _curve(unit: str, costs: dict[int, list[float]]) -> Curve:
     summed = [median_interval([1e6 * value for value in values]) for values in costs.values()]
-    return Curve(of, tuple(costs), tuple(us for us, _ in summed), tuple(interval for _, interval in summed))
+    return Curve(unit, tuple(costs), tuple(us for us, _ in summed), tuple(interval for _, interval in summed))
 
 
 def _rows_and_crowds(

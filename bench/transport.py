@@ -16,7 +16,7 @@ _WHAT = "4 tap points x 64 rows x 4096 bf16, 64 directions each"
 
 
 def measure(*, short: bool = False) -> list[Row]:
-    rounds = _race(*((4, 15) if short else (24, 40)))
+    rounds = _race(*((3, 15) if short else (24, 40)))
     return [*_bare_rows(rounds), *_naive_rows(rounds), *_plain_rows(rounds)]
 
 

@@ -164,7 +164,10 @@ class ElementType(StrEnum):
     @property
     def storage(self) -> np.dtype[Any]:
         """How numpy holds the little-endian bytes: bfloat16 has no type of its own there and stays uint16."""
-        return np.dtype({"f32": "<f4", "f16": "<f2", "bf16": "<u2"}[self.value])
+        return _STORAGE[self.value]
+
+
+_STORAGE: Mapping[str, np.dtype[Any]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "bf16": np.dtype("<u2")}
 
 
 @dataclass(frozen=True, slots=True)

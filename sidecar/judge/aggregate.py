@@ -42,6 +42,7 @@ class Aggregates:
         }
         self._order = np.array([i for members in columns.values() for i in members], dtype=np.intp)  # [S]
         self._place = np.argsort(self._order)  # [S], where each signal stands inside
+        self._sorted = bool((self._place == np.arange(len(signals))).all())
         self._kinds: list[tuple[slice, Kind]] = []
         first = 0
         for kind, members in columns.items():
@@ -49,18 +50,14 @@ class Aggregates:
             first += len(members)
         self._counts: CountArray = np.zeros((slots, len(signals)), dtype=np.int32)  # [slots, S], by kind
 
-    def counts_of(self, slots: IndexArray) -> CountArray:
-        """[G, S], readings taken in."""
-        made: CountArray = self._counts.take(slots, axis=0).take(self._place, axis=1)
-        return made
-
-    def scores_of(self, slots: IndexArray) -> DoubleArray:
-        """[G, S], 0 where no reading has been taken in."""
+    def state_of(self, slots: IndexArray) -> tuple[DoubleArray, CountArray]:
+        """Scores [G, S], 0 where no reading has been taken in, and how many were [G, S]."""
         counts = self._counts.take(slots, axis=0)
         inside = [kind.scores(slots, counts[:, where]) for where, kind in self._kinds]
-        if not inside:
-            return np.zeros((len(slots), 0))
-        return np.concatenate(inside, axis=1).take(self._place, axis=1)
+        scores = np.concatenate(inside, axis=1) if inside else np.zeros(counts.shape)
+        if self._sorted:
+            return scores, counts
+        return scores.take(self._place, axis=1), counts.take(self._place, axis=1)
 
     def reset(self, slot: int) -> None:
         """Forget a request: its slot is free for another."""

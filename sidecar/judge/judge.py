@@ -79,8 +79,10 @@ class Judge:
         with np.errstate(divide="ignore"):  # a threshold of 0 or 1: everything is near it, or nothing
             self._near = np.log(self._threshold) - np.log1p(-self._threshold) - _NEAR
         self._may_flag = np.array([signal.evidence is not Evidence.STALE for signal in signals], dtype=np.bool_)
-        self._window = np.array([signal.window for signal in signals], dtype=np.int64)
         self._prompt_only = np.array([signal.span is TokenSpan.PROMPT for signal in signals], dtype=np.bool_)
+        self._any_prompt_only = bool(self._prompt_only.any())
+        windows = np.array([max(1, signal.window) for signal in signals], dtype=np.int32)
+        self._least = np.where(self._prompt_only, np.int32(1), windows)  # readings before a signal is judged
         self.token_scores = TallyBank(SCORE_EDGES, len(signals))
         self.request_scores = TallyBank(SCORE_EDGES, len(signals))
         self.detections = np.zeros(len(signals), dtype=np.int64)
@@ -114,9 +116,9 @@ class Judge:
         tracked = self._track(batch)
         slots = np.array([request.slot for request in tracked], dtype=np.intp)
         self._aggregates.update(Grouped(readings.values, readings.valid, batch.segments.starts, slots))
-        logits = self._aggregates.scores_of(slots) * self._scale + self._offset  # [G, S]
-        counts = self._aggregates.counts_of(slots)
-        ready = (counts > 0) & self._ready(batch, counts)
+        scores, counts = self._aggregates.state_of(slots)
+        logits = scores * self._scale + self._offset  # [G, S]
+        ready = self._ready(batch, counts)
         near = (logits >= self._near) & self._may_flag & ready
         told: Iterable[int] = (
             range(len(tracked)) if batch.verdict_within_s else np.flatnonzero(near.any(axis=1)).tolist()
@@ -166,10 +168,13 @@ class Judge:
 
         A signal of the prompt waits until the prompt is complete, any other until it has as many readings as its window.
         """
-        segments = batch.segments
-        newest = segments.positions[segments.starts + segments.rows - 1].astype(np.int64)
-        complete: BoolArray = (segments.phases != Phase.PREFILL) | (newest + 1 >= segments.prompt_tokens)
-        return np.where(self._prompt_only, complete[:, None], counts >= self._window)
+        ready: BoolArray = counts >= self._least
+        if self._any_prompt_only:
+            segments = batch.segments
+            newest = segments.positions[segments.starts + segments.rows - 1].astype(np.int64)
+            complete = (segments.phases != Phase.PREFILL) | (newest + 1 >= segments.prompt_tokens)
+            ready &= complete[:, None] | ~self._prompt_only
+        return ready
 
     def _verdict(self, request: Tracked, near: BoolArray, logits: DoubleArray) -> Verdict:
         close = np.flatnonzero(near)
@@ -198,8 +203,14 @@ class Judge:
         if any(segments.canaries):
             valid = valid & ~np.repeat(np.array(segments.canaries), segments.rows)[:, None]
         scores = sigmoid(readings.values * self._scale + self._offset)  # [T, S]
-        rows, signals = np.nonzero(valid)
-        self.token_scores.add(signals, scores[rows, signals], (readings.weight * steps)[signals])
+        weight = readings.weight * steps
+        if valid.all():  # no list of places is needed
+            signals, counted = np.tile(np.arange(scores.shape[1]), len(scores)), scores.reshape(-1)
+        else:
+            rows, signals = np.nonzero(valid)
+            counted = scores[rows, signals]
+        same = int(weight[0]) if len(weight) and (weight == weight[0]).all() else 0
+        self.token_scores.add(signals, counted, same or weight[signals])
         if segments.traceparents and self._clock.monotonic_s() - self._shown_s >= _EXEMPLARS_EVERY_S:
             self._shown_s = self._clock.monotonic_s()
             self._show_highest(np.where(valid, scores, -1.0), batch)
@@ -250,8 +261,8 @@ class Judge:
 
     def _finish(self, request: Tracked, why: str) -> None:
         slot = np.array([request.slot], dtype=np.intp)
-        counts = self._aggregates.counts_of(slot)[0]
-        scores = sigmoid(self._aggregates.scores_of(slot)[0] * self._scale + self._offset)
+        (raw,), (counts,) = self._aggregates.state_of(slot)
+        scores = sigmoid(raw * self._scale + self._offset)
         self._aggregates.reset(request.slot)
         read = np.flatnonzero(counts)
         if not request.canary:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -43,6 +43,7 @@ class OpenStep:
     wanted: bool = False  # hooks are to keep rows
     failed: bool = False
     index: object = None  # the adapter's own form of ``rows``, made by the first hook that fires
+    at_end: Callable[[], None] | None = None  # the adapter's last work on it, before it is handed over; raises nothing
     plan: FetchedPlan | None = None  # what the rows are multiplied by, the whole step long; None: they go as they are
     sampled_steps: float = 0.0  # with a plan: the share of steps that carry a few rows as they are
 
@@ -135,7 +136,10 @@ class Recorder:
 
     def end(self) -> None:
         """The step ended: hand over what was kept, then count it."""
-        step, self._local.step = self._local.step, None
+        step = self._local.step
+        if step is not None and step.wanted and step.at_end is not None and not self.off:
+            step.at_end()
+        self._local.step = None
         if step is None or self.off:
             return
         if step.failed:

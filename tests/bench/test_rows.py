@@ -57,8 +57,8 @@ def test_a_curve_finds_its_line_and_owns_up_to_a_bend():
     assert Curve("rows", x, (1.0, 1.0, 1.0, 1.0, 99.0), ((0.0, 0.0),) * 5).r2 < 0.9
 
 
-def test_the_knee_is_the_first_crowd_that_waits_twice_as_long():
-    crowds = [Crowded(taps, 1.0, p99, taps / 10, 100.0) for taps, p99 in ((1, 3.0), (2, 5.9), (3, 6.1), (4, 20.0))]
+def test_the_knee_is_where_waits_double_and_stay_so_and_a_busy_moment_is_none():
+    crowds = [Crowded(taps, 1.0, p99, taps / 10, 100.0) for taps, p99 in ((1, 9.0), (2, 3.0), (3, 6.1), (4, 20.0))]
     knee = Scaling((), tuple(crowds)).knee
     assert knee is not None
     assert knee.taps == 3

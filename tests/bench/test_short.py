@@ -19,7 +19,7 @@ AT_LEAST = {
     "64 scikit-learn probes in process / ours, CPU per row": 8.0,
     "goodput at 2 x overload / capacity, by the ring": 0.6,
     "projected / raw, token-layers per CPU-second, 64 rows a step": 1.2,
-    "cost is linear in rows a tap point, R^2": 0.8,
+    "cost is linear in rows, R^2": 0.8,
 }
 AT_MOST = {
     "shared-memory echo / warm memcpy": 9.0,

@@ -57,11 +57,11 @@ def test_any_split_into_steps_and_requests_gives_the_definition(steps, seed, hid
                 rows = slice(start, start + length)
                 history.setdefault((slot, column), []).extend(values[rows, column][valid[rows, column]])
     for (slot, column), readings in history.items():
-        assert int(aggregates.counts_of(np.array([slot]))[0, column]) == len(readings)
+        assert int(aggregates.state_of(np.array([slot]))[1][0, column]) == len(readings)
         if readings:
             signal = SIGNALS[column]
             want = by_definition(signal.aggregation, signal.window, np.array(readings, dtype=np.float32))
-            assert aggregates.scores_of(np.array([slot]))[0, column] == pytest.approx(want, abs=1e-5), signal.name
+            assert aggregates.state_of(np.array([slot]))[0][0, column] == pytest.approx(want, abs=1e-5), signal.name
 
 
 def test_ten_thousand_decode_steps_do_not_let_rounding_grow():
@@ -74,7 +74,7 @@ def test_ten_thousand_decode_steps_do_not_let_rounding_grow():
         aggregates.update(Grouped(row, every, np.zeros(1, np.intp), np.zeros(1, np.intp)))
     for column, signal in enumerate(SIGNALS):
         want = by_definition(signal.aggregation, signal.window, line)
-        assert aggregates.scores_of(np.zeros(1, np.intp))[0, column] == pytest.approx(want, rel=1e-6, abs=1e-6), (
+        assert aggregates.state_of(np.zeros(1, np.intp))[0][0, column] == pytest.approx(want, rel=1e-6, abs=1e-6), (
             signal.name
         )
 
@@ -89,7 +89,7 @@ def test_a_slot_that_was_reset_knows_nothing_of_its_last_request():
     rows = Grouped(rng.normal(size=(7, len(SIGNALS))).astype(np.float32), every, zero, zero)
     aggregates.update(rows)
     fresh.update(rows)
-    np.testing.assert_array_equal(aggregates.scores_of(np.arange(2)), fresh.scores_of(np.arange(2)))
+    np.testing.assert_array_equal(aggregates.state_of(np.arange(2))[0], fresh.state_of(np.arange(2))[0])
 
 
 def test_signals_that_a_reload_kept_go_on_where_they_were():
@@ -105,4 +105,4 @@ def test_signals_that_a_reload_kept_go_on_where_they_were():
     after.update(Grouped(np.ascontiguousarray(second[:, order]), every, zero, zero))
     whole.update(Grouped(first, every, zero, zero))
     whole.update(Grouped(second, every, zero, zero))
-    np.testing.assert_allclose(after.scores_of(zero), whole.scores_of(zero)[:, order], rtol=1e-12)
+    np.testing.assert_allclose(after.state_of(zero)[0], whole.state_of(zero)[0][:, order], rtol=1e-12)

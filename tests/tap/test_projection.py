@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sidecar.tap.plan import FetchedPlan, Mode, PointPlan
 from sidecar.tap.step import CapturedStep, Sample, States, payload_bytes
 from sidecar.tap.transformers import attach
-from sidecar.tap.transformers.projection import Product, multiply, sample_rows
+from sidecar.tap.transformers.projection import Made, Product, Readings, multiply, sample_rows
 from sidecar.tap.transformers.states import TorchStates
 from sidecar.tap.transformers.tap import Tap
 from sidecar.tap.wire import Settings
@@ -278,23 +278,93 @@ def test_rows_that_overflow_are_sent_as_what_they_are_and_the_sidecar_decides() 
     assert np.isinf(readings).all()
 
 
-def test_the_products_of_a_device_and_of_the_host_are_the_same_within_the_bound() -> None:
+def device(rows: torch.Tensor, *directions: Values, sample: Sample | None = None) -> list[Readings]:
+    """What a GPU makes of rows [P, T, D], made on the CPU; every tap point has its own number of directions."""
+    points, count, _ = rows.shape
+    room = max(one.shape[1] for one in directions)
+    stacked = torch.full((points, rows.shape[2], room), torch.nan)  # what lies behind a plan's columns is nobody's
+    for one, values in zip(stacked, directions, strict=True):
+        one[:, : values.shape[1]] = torch.tensor(values)
+    made = Made.empty(points, count, room, rows.device)
+    multiply(rows, stacked, made)
+    parts = made.whole.unbind(0)
+    return [
+        Readings(part, values.shape[1], 0, count, count, None, sample)
+        for part, values in zip(parts, directions, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_the_products_of_a_device_and_of_the_host_are_the_same_within_the_bound(dtype: torch.dtype) -> None:
     """``multiply`` runs on a GPU where there is one; its arithmetic is checked here on the CPU."""
-    rows = torch.randn(64, 576, generator=torch.manual_seed(3))
-    directions = plan(width=576).points[TapPoint(1)].directions
-    host = written(Product(rows, directions, None))
-    device = multiply(rows, torch.tensor(directions)).numpy()
-    assert (np.abs(host[:, :-1] - device[:, :-1]) <= 2 * bound(rows.numpy(), directions)).all()
-    assert device[:, -1] == pytest.approx(host[:, -1], rel=2 * 576 * 2**-24)
+    rows = torch.randn(2, 64, 576, generator=torch.manual_seed(3)).to(dtype)
+    directions = [
+        plan(width=576, columns=columns).points[TapPoint(layer)].directions for layer, columns in ((1, 5), (2, 3))
+    ]
+    for states, one, readings in zip(rows, directions, device(rows, *directions), strict=True):
+        host, made = written(Product(states, one, None)), written(readings)
+        assert made.shape == host.shape == (64, one.shape[1] + 1)
+        assert (np.abs(host[:, :-1] - made[:, :-1]) <= 2 * bound(states.float().numpy(), one)).all()
+        assert made[:, -1] == pytest.approx(host[:, -1], rel=2 * 576 * 2**-24)
 
 
 def test_where_the_engine_allows_tf32_the_product_is_made_in_float64() -> None:
-    rows = torch.randn(8, WIDTH, generator=torch.manual_seed(3))
-    directions = torch.tensor(plan().points[TapPoint(1)].directions)
-    exact = (rows.double() @ directions.double()).float()
+    rows = torch.randn(1, 8, WIDTH, generator=torch.manual_seed(3))
+    directions = plan().points[TapPoint(1)].directions
+    exact = (rows[0].double() @ torch.tensor(directions).double()).float().numpy()
     torch.set_float32_matmul_precision("high")
     try:
-        assert torch.equal(multiply(rows, directions)[:, :-1], exact)
+        (high,) = device(rows, directions)
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert not torch.equal(multiply(rows, directions)[:, :-1], exact)
+    (highest,) = device(rows, directions)
+    assert (written(high)[:, :-1] == exact).all()
+    assert not (written(highest)[:, :-1] == exact).all()
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_autocast_of_the_engine_does_not_reach_the_readings(precision: str) -> None:
+    rows = torch.randn(1, 8, WIDTH, generator=torch.manual_seed(3))
+    directions = plan().points[TapPoint(1)].directions
+    torch.set_float32_matmul_precision(precision)
+    try:
+        (plain,) = device(rows, directions)
+        with torch.autocast("cpu", torch.bfloat16):
+            (cast,) = device(rows, directions)
+            assert (rows[0] @ torch.tensor(directions)).dtype is torch.bfloat16
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert (written(cast) == written(plain)).all()
+
+
+def test_a_part_of_what_a_device_made_is_that_part_of_the_whole_with_its_share_of_the_sample() -> None:
+    rows = torch.randn(2, 9, WIDTH, generator=torch.manual_seed(3))
+    sample = Sample((1, 4, 7), TorchStates(rows[0, 1::3]))
+    points = plan().points
+    whole = device(rows, points[TapPoint(1)].directions, points[TapPoint(2)].directions[:, :2], sample=sample)
+    for one in whole:
+        part = one.part(2, 9).part(1, 6)
+        assert part.shape == (5, one.columns + 1)
+        assert (written(part) == written(one)[3:8]).all()
+        assert part.sample is not None
+        assert part.sample.rows == (1, 4)
+        assert (written(part.sample.states) == rows[0, [4, 7]].numpy()).all()
+        assert one.part(2, 4).sample is None
+        assert one.held_bytes == 9 * 4 * (COLUMNS + 1) + 3 * 4 * WIDTH
+        assert part.held_bytes == 5 * 4 * (COLUMNS + 1) + 2 * 4 * WIDTH
+
+
+def test_what_a_device_made_of_rows_that_overflow_is_sent_as_it_is() -> None:
+    (readings,) = device(torch.full((1, 1, WIDTH), 1e38), np.ones((WIDTH, 1), np.float32))
+    assert np.isinf(written(readings)).all()
+
+
+def test_a_device_of_another_kind_costs_the_rows_and_not_the_model() -> None:
+    """Its tokens are explained: no part of the tap may look blind."""
+    model, client = tiny().to("meta"), Planned(plan())
+    with kept(model, client) as tap:
+        with torch.no_grad():
+            model(torch.empty((1, 4), dtype=torch.int64, device="meta"))
+        assert tap.errors() == {"layer_hook": 1}
+    assert client.steps == []
+    assert dict(client.traffic.counts().unseen) == {UnseenReason.UNSUPPORTED: 4}

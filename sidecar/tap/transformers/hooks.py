@@ -6,18 +6,20 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sidecar.tap.client import TapClient
 from sidecar.tap.faults import Faults, Unsupported
-from sidecar.tap.recorder import Recorder
+from sidecar.tap.recorder import OpenStep, Recorder
 from sidecar.tap.transformers.blocks import find_blocks
 from sidecar.tap.transformers.cost import Cost
-from sidecar.tap.transformers.projection import Projection
+from sidecar.tap.transformers.projection import product
+from sidecar.tap.transformers.staging import Stagings
 from sidecar.tap.transformers.states import copy_rows
 from sidecar.types import Site, TapPoint
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from torch.utils.hooks import RemovableHandle
 
@@ -53,7 +55,7 @@ class LayerHooks:
         self._recorder = recorder
         self._client = client
         self._faults = faults
-        self._projection = Projection()
+        self._stagings = Stagings()
         self._cost = cost
         self._fixed = None if layers is None else tuple(TapPoint(layer) for layer in sorted(set(layers)))
         self._asked: tuple[TapPoint, ...] | None = None
@@ -87,8 +89,9 @@ class LayerHooks:
             return
         blocks = find_blocks(model)
         self.points = tuple(point for point in asked if point.site is Site.RESID_POST and point.layer < len(blocks))
+        keep = _keeper(self._recorder, self._stagings, self._faults, len(self.points))
         for point in self.points:
-            hook = _hook(point, self._recorder, self._projection, self._faults)
+            hook = _hook(point, self._recorder, keep, self._faults)
             hook = hook if self._cost is None else self._cost.inside(hook)
             self._handles.append(blocks[point.layer].register_forward_hook(eager(hook)))
         for point in set(asked) - set(self.points):
@@ -97,21 +100,44 @@ class LayerHooks:
             )
 
 
-def _hook(
-    point: TapPoint, recorder: Recorder, projection: Projection, faults: Faults
-) -> Callable[[nn.Module, Any, Any], None]:
-    def keep(_block: nn.Module, _args: Any, output: Any) -> None:
+Keep: TypeAlias = "Callable[[OpenStep, TapPoint, torch.Tensor], None]"
+
+
+def _keeper(recorder: Recorder, stagings: Stagings, faults: Faults, room: int) -> Keep:
+    """Keeps a step's rows at one of ``room`` tap points: on a CPU at once, on a GPU with those of the others at its end."""
+
+    def finish() -> None:
+        step = recorder.open
+        try:
+            for point, kept in () if step is None else stagings.finish(step):
+                recorder.keep(point, kept)
+        except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the model
+            faults.note("step_end", error)
+            recorder.fail()
+
+    def keep(step: OpenStep, point: TapPoint, states: torch.Tensor) -> None:
+        if not states.is_cpu:
+            stagings.take(step, point, states, room)
+            step.at_end = finish
+        elif step.plan is None:
+            recorder.keep(point, copy_rows(step, states))
+        else:
+            recorder.keep(point, product(step, step.plan, point, states))
+
+    return keep
+
+
+def _hook(point: TapPoint, recorder: Recorder, keep: Keep, faults: Faults) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(_block: nn.Module, _args: Any, output: Any) -> None:
         step = recorder.open
         if step is None or not step.wanted:
             return
         try:
-            states = output[0] if isinstance(output, tuple) else output
-            kept = copy_rows(step, states) if step.plan is None else projection.states(step, step.plan, point, states)
-            recorder.keep(point, kept)
+            keep(step, point, output[0] if isinstance(output, tuple) else output)
         except Unsupported as limit:
             faults.note("projection", limit)
         except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the model
             faults.note("layer_hook", error)
             recorder.fail()
 
-    return keep
+    return hook

@@ -1,8 +1,8 @@
 """Projected mode: rows become readings where the states are, and the hidden states stay in the engine.
 
-Readings are ``rows @ directions`` in float32, without offsets, and behind them the squared norm: [T, K + 1]. On a GPU the
-product runs at once, on the engine's own stream, and [T, K + 1] follows it to the host. On a CPU the engine's thread only
-copies rows, as in raw mode, and the sender's thread multiplies.
+Readings are ``rows @ directions`` in float32, without offsets, and behind them the squared norm: [T, K + 1]. On a GPU the rows
+of all tap points are multiplied together at the end of the step, and only the readings follow to the host. On a CPU the
+engine's thread only copies rows, as in raw mode, and the sender's thread multiplies.
 
 The sidecar's own product of the same rows differs by the order of its sums alone. For a row x of D elements and a direction w
 each of the two is within g |x| |w| of the exact value, g = D u / (1 - D u), u = 2^-24 (Higham, Accuracy and Stability of
@@ -11,36 +11,41 @@ Numerical Algorithms, 2nd ed., eq. 3.5, and Cauchy-Schwarz): they differ by at m
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from sidecar.tap.faults import Unsupported
-from sidecar.tap.plan import FetchedPlan
+from sidecar.tap.plan import FetchedPlan, PointPlan
 from sidecar.tap.recorder import OpenStep
 from sidecar.tap.step import Sample
-from sidecar.tap.transformers.states import TorchStates, chosen_rows, to_host
+from sidecar.tap.transformers.landing import Landed
+from sidecar.tap.transformers.states import TorchStates, copy_rows
 from sidecar.types import ElementType, FloatArray, TapPoint
 
 SAMPLE_ROWS = 4
 _SPREAD = 0x9E3779B1  # 2^32 / golden ratio: multiples of it fall evenly, in step with no rhythm of the traffic
-_ROOM = 64  # columns: a device's buffers grow by so many, so that a plan with another probe still fits
 _EXACT = ("ieee", "none")  # what torch calls float32 products without TF32
 
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """[T, K + 1] that a device has made."""
+    """[T, K + 1] that a device has made: rows ``start:stop`` of the R that it read at this tap point."""
 
-    values: TorchStates
+    made: (
+        torch.Tensor
+    )  # float32 [R * room + R] on the CPU: products with room for K or more directions, then the rows' norms
+    columns: int  # K
+    start: int
+    stop: int
+    total: int  # R
+    ready: Landed | None
     sample: Sample | None
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.values.shape
+        return (self.stop - self.start, self.columns + 1)
 
     @property
     def dtype(self) -> ElementType:
@@ -52,13 +57,21 @@ class Readings:
 
     @property
     def held_bytes(self) -> int:
-        return self.values.held_bytes + (0 if self.sample is None else self.sample.states.held_bytes)
+        share = self.made.numel() // self.total * (self.stop - self.start)
+        return 4 * share + (0 if self.sample is None else self.sample.states.held_bytes)
 
     def part(self, start: int, stop: int) -> Readings:
-        return Readings(self.values.part(start, stop), _part(self.sample, start, stop))
+        sample = None if self.sample is None else self.sample.part(start, stop)
+        return replace(self, start=self.start + start, stop=self.start + stop, sample=sample)
 
     def write(self, into: memoryview) -> None:
-        self.values.write(into)
+        if self.ready is not None:
+            self.ready.wait()
+        made, rows = self.made.numpy(), slice(self.start, self.stop)
+        values = np.frombuffer(into, np.float32).reshape(self.shape)
+        values[:, :-1] = made[: -self.total].reshape(self.total, -1)[rows, : self.columns]
+        with np.errstate(over="ignore"):  # the sidecar looks at what comes
+            np.square(made[-self.total :][rows], out=values[:, -1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +99,8 @@ class Product:
         return self.rows.numel() * self.rows.element_size()  # the sample is among them
 
     def part(self, start: int, stop: int) -> Product:
-        return Product(self.rows[start:stop], self.directions, _part(self.sample, start, stop))
+        sample = None if self.sample is None else self.sample.part(start, stop)
+        return Product(self.rows[start:stop], self.directions, sample)
 
     def write(self, into: memoryview) -> None:
         made = np.frombuffer(into, np.float32).reshape(self.shape)
@@ -96,94 +110,62 @@ class Product:
             np.einsum("td,td->t", rows, rows, out=made[:, -1])
 
 
-def _part(sample: Sample | None, start: int, stop: int) -> Sample | None:
-    return None if sample is None else sample.part(start, stop)
+def product(step: OpenStep, plan: FetchedPlan, point: TapPoint, states: torch.Tensor) -> Product:
+    """Readings of the step's chosen rows of ``states`` [..., D] on the CPU, still to be made. Raises what ``read_by`` does."""
+    directions = read_by(plan, point, states.shape[-1]).directions
+    rows = copy_rows(step, states).rows
+    which = sample_rows(step.number, rows.shape[0], step.sampled_steps)
+    sample = Sample(tuple(which), TorchStates(rows[which.start : which.stop : which.step])) if which else None
+    return Product(rows, directions, sample)
 
 
-class _Where(NamedTuple):
-    device: torch.device
-    stream: int
+def read_by(plan: FetchedPlan, point: TapPoint, width: int) -> PointPlan:
+    """What the plan reads there.
+
+    Raises Unsupported if that is nothing (a layer that only the engine's side has named: its rows do not leave the engine),
+    ValueError for states of another width than the plan's.
+    """
+    found = plan.points.get(point)
+    if found is None:
+        raise Unsupported("a layer that the plan does not read, in projected mode")
+    if found.directions.shape[0] != width:
+        raise ValueError("the plan is for states of another width")
+    return found
 
 
-@dataclass(slots=True)
-class _Resident:
-    """The plan as it lies on a device, in memory that stays where it is."""
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Where a device makes the readings of P tap points, T rows each, in one piece: [P, T * K + T], as ``Readings`` has it."""
 
-    plan: FetchedPlan | None = None
-    buffers: dict[TapPoint, torch.Tensor] = field(default_factory=dict)  # float32 [D, room for K]
+    whole: torch.Tensor
+    products: torch.Tensor  # [P, T, K]
+    norms: torch.Tensor  # [P, T]
 
-    def load(self, plan: FetchedPlan, device: torch.device) -> None:
-        """Queued behind the products of the steps before, which keep their own plan. Waits for nothing."""
-        with (
-            torch.inference_mode(mode=False),
-            torch.no_grad(),
-        ):  # a buffer made in inference mode could not be written again
-            for point, one in plan.points.items():
-                fresh = torch.tensor(one.directions).pin_memory()  # [D, K]
-                self._buffer(point, fresh.shape, device).copy_(fresh, non_blocking=True)
-        self.plan = plan
+    @classmethod
+    def empty(cls, points: int, rows: int, columns: int, device: torch.device) -> Made:
+        size = rows * (columns + 1)
+        whole = torch.empty((points, size), dtype=torch.float32, device=device)
+        products = whole.as_strided((points, rows, columns), (size, columns, 1))
+        return cls(whole, products, whole[:, rows * columns :])
 
-    def _buffer(self, point: TapPoint, shape: torch.Size, device: torch.device) -> torch.Tensor:
-        width, columns = shape
-        buffer = self.buffers.get(point)
-        if buffer is None or buffer.shape[0] != width or buffer.shape[1] < columns:
-            room = -(-columns // _ROOM) * _ROOM
-            buffer = self.buffers[point] = torch.zeros((width, room), device=device)
-        return buffer[:, :columns]
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        points, rows, columns = self.products.shape
+        return (points, rows, columns)
 
 
-class _Local(threading.local):
-    def __init__(self) -> None:
-        self.resident: dict[_Where, _Resident] = {}
+def multiply(rows: torch.Tensor, directions: torch.Tensor, into: Made) -> None:
+    """Rows [P, T, D] of any type, directions float32 [P, D, K]: products and norms, by three launches.
 
-
-class Projection:
-    """Multiplies by the plan that the step began with. A device's buffers belong to one thread and one of its streams."""
-
-    def __init__(self) -> None:
-        self._local = _Local()
-
-    def states(self, step: OpenStep, plan: FetchedPlan, point: TapPoint, output: torch.Tensor) -> Readings | Product:
-        """Readings of the step's chosen rows of ``output`` [..., D].
-
-        Raises Unsupported if the plan reads nothing there (a layer that only the engine's side has named: its rows do not
-        leave the engine), ValueError for states of another width than the plan's.
-        """
-        found = plan.points.get(point)
-        if found is None:
-            raise Unsupported("a layer that the plan does not read, in projected mode")
-        width, columns = found.directions.shape
-        if output.shape[-1] != width:
-            raise ValueError("the plan is for states of another width")
-        rows = chosen_rows(step, output)
-        sampled = sample_rows(step.number, rows.shape[0], step.sampled_steps)
-        if rows.device.type == "cpu":
-            return Product(rows, found.directions, _sample(rows, sampled))
-        directions = self._on_device(plan, rows.device).buffers[point][:, :columns]
-        return Readings(to_host(multiply(rows, directions)), _sample(rows, sampled))
-
-    def _on_device(self, plan: FetchedPlan, device: torch.device) -> _Resident:
-        """The whole plan, changed for another one before the first product of a step."""
-        where = _Where(device, torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0)
-        resident = self._local.resident.setdefault(where, _Resident())
-        if resident.plan is not plan:
-            resident.load(plan, device)
-        return resident
-
-
-def multiply(rows: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-    """Rows [T, D] of any type, directions float32 [D, K] -> float32 [T, K + 1]: products, then squared norms.
-
-    Where the engine has allowed TF32, which has 10 bits, the product is made in float64: nobody's settings are touched.
+    Where the engine has allowed TF32, which has 10 bits, the product is made in float64: nobody's settings are touched. And
+    autocast leaves alone what has an ``out``.
     """
     rows = rows.float()
-    made = torch.empty((rows.shape[0], directions.shape[1] + 1), device=rows.device)
     if getattr(torch.backends.cuda.matmul, "fp32_precision", "unknown") in _EXACT:
-        made[:, :-1] = rows @ directions
+        torch.bmm(rows, directions, out=into.products)
     else:
-        made[:, :-1] = rows.double() @ directions.double()
-    made[:, -1] = (rows * rows).sum(dim=1)
-    return made
+        into.products.copy_(torch.bmm(rows.double(), directions.double()))
+    torch.linalg.vector_norm(rows, dim=-1, out=into.norms)
 
 
 def sample_rows(step: int, rows: int, share: float) -> range:
@@ -197,10 +179,3 @@ def sample_rows(step: int, rows: int, share: float) -> range:
         return range(0)
     stride = max(1, rows // SAMPLE_ROWS)
     return range(drawn % stride, rows, stride)[:SAMPLE_ROWS]
-
-
-def _sample(rows: torch.Tensor, which: range) -> Sample | None:
-    if not which:
-        return None
-    kept = rows[which.start : which.stop : which.step]
-    return Sample(tuple(which), TorchStates(kept) if kept.device.type == "cpu" else to_host(kept.contiguous()))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from sidecar.tap.recorder import OpenStep
+from sidecar.tap.transformers.landing import Landed
 from sidecar.types import ElementType
 
 _ELEMENT = {
@@ -19,10 +20,10 @@ _ELEMENT = {
 
 @dataclass(frozen=True, slots=True)
 class TorchStates:
-    """[T, D] on the CPU; ``ready`` is the event after which a copy from a device is complete."""
+    """[T, D] on the CPU; ``ready`` if a device is still to copy them there."""
 
     rows: torch.Tensor
-    ready: torch.Event | None = None
+    ready: Landed | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -50,7 +51,7 @@ class TorchStates:
 
     def write(self, into: memoryview) -> None:
         if self.ready is not None:
-            self.ready.synchronize()
+            self.ready.wait()
         rows = self.rows if self.rows.dtype in _ELEMENT else self.rows.float()
         if rows.dtype is torch.bfloat16:  # which numpy does not have
             rows = rows.view(torch.int16)
@@ -59,39 +60,19 @@ class TorchStates:
 
 
 def copy_rows(step: OpenStep, states: torch.Tensor) -> TorchStates:
-    """The step's chosen rows of ``states`` ([..., D], any leading shape), copied: the engine may overwrite its own.
+    """The step's chosen rows of ``states`` on the CPU ([..., D], any leading shape), copied: the engine may overwrite its own."""
+    flat = flattened(step, states)
+    if step.solid:
+        return TorchStates(flat[step.rows[0] : step.rows[-1] + 1].clone())
+    if step.index is None:
+        step.index = torch.tensor(step.rows)
+    assert isinstance(step.index, torch.Tensor)
+    return TorchStates(flat.index_select(0, step.index))
 
-    From a device the copy goes to pinned memory and is not waited for here.
-    """
-    kept = chosen_rows(step, states)
-    return TorchStates(kept) if kept.device.type == "cpu" else to_host(kept)
 
-
-def chosen_rows(step: OpenStep, states: torch.Tensor) -> torch.Tensor:
-    """[T, D]. On a CPU a copy; on a device perhaps a view, good for what is queued on the engine's stream now."""
-    flat = states.detach().reshape(-1, states.shape[-1])  # [rows of the step, D]
+def flattened(step: OpenStep, states: torch.Tensor) -> torch.Tensor:
+    """[rows of the step, D], without a history. Raises ValueError if the step's rows are not all there."""
+    flat = (states.detach() if states.requires_grad else states).reshape(-1, states.shape[-1])
     if step.rows[-1] >= flat.shape[0]:
         raise ValueError("the states have fewer rows than the step")
-    if step.solid:
-        rows = flat[step.rows[0] : step.rows[-1] + 1]
-        return rows.clone() if flat.device.type == "cpu" else rows
-    if step.index is None:
-        step.index = _index(step.rows, flat.device)
-    assert isinstance(step.index, torch.Tensor)
-    return flat.index_select(0, step.index)
-
-
-def _index(rows: list[int], device: torch.device) -> torch.Tensor:
-    """Put on a device without waiting for it."""
-    if device.type == "cpu":
-        return torch.tensor(rows)
-    return torch.tensor(rows, pin_memory=True).to(device, non_blocking=True)
-
-
-def to_host(rows: torch.Tensor) -> TorchStates:
-    """Queue the copy of a device's rows to pinned memory. Nothing is waited for until they are written out."""
-    host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
-    host.copy_(rows, non_blocking=True)
-    ready = torch.Event(rows.device)
-    ready.record()
-    return TorchStates(host, ready)
+    return flat

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -15,6 +16,7 @@ __all__ = ["artifacts", "home", "record"]
 
 _HERE = Path(__file__).parent
 _ROWS: list[Row] = []
+NO_GOALS: Mapping[str, bool] = MappingProxyType({})
 Record = Callable[..., None]
 
 
@@ -26,11 +28,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def record() -> Record:
-    """Call it once, when everything held: fault, load, outcome and numbers become a row of the table."""
+    """Call it when everything held: fault, load, outcome and numbers become a row of the table.
+
+    goals: by their words, whether they were reached. One that was not does not fail the test: it is told.
+    """
     begun_s = time.monotonic()
 
-    def add(fault: str, load: str, outcome: str, **numbers: float) -> None:
-        row = Row(fault, load, time.monotonic() - begun_s, outcome, numbers)
+    def add(fault: str, load: str, outcome: str, goals: Mapping[str, bool] = NO_GOALS, **numbers: float) -> None:
+        missed = tuple(goal for goal, reached in goals.items() if not reached)
+        row = Row(fault, load, time.monotonic() - begun_s, outcome, numbers, missed)
         _ROWS.append(row)
         print(row)
 

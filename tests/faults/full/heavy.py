@@ -14,7 +14,7 @@ from sidecar.types import TapPoint
 from tests.builders import MODEL, manifest_fields
 from tests.faults.process import Process
 
-WIDTH, PROBES = 512, 24
+WIDTH, PROBES = 512, 64
 HEAVY = replace(MODEL, width=WIDTH)
 TAPS = (TapPoint(1), TapPoint(2))
 RING_SLOTS, WORKERS = 2, 1

@@ -16,7 +16,7 @@ Made by `make test-faults FULL=1` from one run; `make test-faults` checks shorte
 held: `sidecar serve` with its worker process, engines as processes of their own, ended by signals where the fault is a signal.
 In each of them every batch id that a tap sent ends in exactly one of scored, dropped, refused and unanswered; the sidecar's
 counts are the sizes of these sets; and `received = scored + dropped + rejected + in_flight` held at every scrape.
-Times are those of the machine named below, and are told, not asserted.
+Times are those of the machine named below, and what else it did then; a goal about them that was not reached says so.
 """
 
 
@@ -29,6 +29,7 @@ class Row:
     seconds: float
     outcome: str
     numbers: dict[str, float] = field(default_factory=dict)
+    missed: tuple[str, ...] = ()  # goals about time that this machine did not reach in this run
 
 
 def write(rows: list[Row]) -> None:
@@ -54,5 +55,6 @@ def page(rows: list[Row]) -> str:
     ]
     for row in rows:
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.numbers.items())
-        lines.append(f"| {row.fault} | {row.load} | {row.seconds:.0f} | {row.outcome} | {numbers} |")
+        outcome = row.outcome + "".join(f"; **missed: {goal}**" for goal in row.missed)
+        lines.append(f"| {row.fault} | {row.load} | {row.seconds:.0f} | {outcome} | {numbers} |")
     return "\n".join(lines) + "\n"

@@ -14,7 +14,6 @@ class Scale:
 
     capacity_s: float  # the sidecar's capacity is measured before and after an overload for so long
     overload_s: float
-    goodput: dict[int, float]  # share of capacity that must still be scored, by overload
     quiet_s: float
     vanished: int
     freeze_s: float
@@ -23,7 +22,6 @@ class Scale:
     pairs: int  # of rounds with and without the tap
 
 
-# The stated floors are those of the full form; a few seconds beside other people's work are judged with room.
-SHORT = Scale(1.5, 4.0, {2: 0.7, 10: 0.5}, 3.0, 20, 2.0, 6, 60, 4)
-LONG = Scale(5.0, 60.0, {2: 0.9, 10: 0.7}, 20.0, 200, 10.0, 60, 1000, 16)
+SHORT = Scale(1.5, 4.0, 3.0, 20, 2.0, 6, 60, 4)
+LONG = Scale(5.0, 60.0, 20.0, 200, 10.0, 60, 1000, 16)
 SCALE = LONG if FULL else SHORT
