@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 
 from sidecar.tap.plan import FetchedPlan, Mode, PointPlan
 from sidecar.tap.step import CapturedStep, Sample, States, payload_bytes
-from sidecar.tap.transformers import attach
+from sidecar.tap.transformers import attach, workshop
 from sidecar.tap.transformers.projection import Made, Product, Readings, multiply, sample_rows
+from sidecar.tap.transformers.resident import Resident
 from sidecar.tap.transformers.states import TorchStates
 from sidecar.tap.transformers.tap import Tap
+from sidecar.tap.transformers.workshop import Workshop
 from sidecar.tap.wire import Settings
 from sidecar.types import ElementType, SamplingPolicy, TapPoint, UnseenReason
 from tests.tap.engine import PROMPTS, left_padded
@@ -29,6 +32,7 @@ from tests.tap.test_recorder import Keeper
 NAMES = ["a", "b", "c"]
 POINTS = (TapPoint(1), TapPoint(2))
 COLUMNS = 5
+NOTHING: Any = None  # the event of a device, where there is none
 Values = npt.NDArray[np.float32]
 
 
@@ -289,7 +293,7 @@ def device(rows: torch.Tensor, *directions: Values, sample: Sample | None = None
     multiply(rows, stacked, made)
     parts = made.whole.unbind(0)
     return [
-        Readings(part, values.shape[1], 0, count, count, None, sample)
+        Readings(partial(torch.Tensor.cpu, part), values.shape[1], 0, count, count, 0, sample)
         for part, values in zip(parts, directions, strict=True)
     ]
 
@@ -350,13 +354,64 @@ def test_a_part_of_what_a_device_made_is_that_part_of_the_whole_with_its_share_o
         assert part.sample.rows == (1, 4)
         assert (written(part.sample.states) == rows[0, [4, 7]].numpy()).all()
         assert one.part(2, 4).sample is None
-        assert one.held_bytes == 9 * 4 * (COLUMNS + 1) + 3 * 4 * WIDTH
-        assert part.held_bytes == 5 * 4 * (COLUMNS + 1) + 2 * 4 * WIDTH
 
 
 def test_what_a_device_made_of_rows_that_overflow_is_sent_as_it_is() -> None:
     (readings,) = device(torch.full((1, 1, WIDTH), 1e38), np.ones((WIDTH, 1), np.float32))
     assert np.isinf(written(readings)).all()
+
+
+@pytest.mark.parametrize("together", [1, 2 * 6 * WIDTH, 1 << 20], ids=["one by one", "by two", "at once"])
+@pytest.mark.parametrize("chosen", [None, [0, 1, 3, 5]], ids=["all", "some"])
+def test_what_a_device_makes_of_a_steps_rows_is_theirs_however_many_points_go_together(
+    together: int, chosen: list[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one plan and then another, of other directions, in the same memory; on the CPU, which can do all of it."""
+    monkeypatch.setattr(workshop, "_FLOATS", together)
+    points = (TapPoint(0), TapPoint(1), TapPoint(2))
+    kept_rows = list(torch.randn(3, 6, WIDTH, generator=torch.manual_seed(3)))
+    resident, places = Resident(torch.device("cpu")), set()
+    for columns in (COLUMNS, COLUMNS + 2, COLUMNS):
+        used = plan(columns, columns=columns, layers=(0, 1, 2))
+        found = workshop.queue(workshop.Kept(points, kept_rows, NOTHING, chosen, used, range(1, 4, 2)), resident)
+        places.add(resident.memory.data_ptr())
+        for point, rows, made, sample in zip(points, kept_rows, found.values, found.samples, strict=True):
+            wanted = rows if chosen is None else rows[chosen]
+            directions, count = used.points[point].directions, len(wanted)
+            readings = Readings(partial(torch.Tensor.cpu, made), columns, 0, count, count, 0, None)
+            exact = wanted.numpy().astype(np.float64) @ directions.astype(np.float64)
+            assert (np.abs(written(readings)[:, :-1] - exact) <= bound(wanted.numpy(), directions)).all()
+            assert torch.equal(sample, wanted[1:4:2])
+    assert len(places) == 1
+    raw = workshop.queue(workshop.Kept(points, kept_rows, NOTHING, chosen, None, range(0)), resident)
+    assert raw.samples == []
+    for rows, made in zip(kept_rows, raw.values, strict=True):
+        assert torch.equal(made, rows if chosen is None else rows[chosen])
+
+
+def test_tap_points_that_pass_in_another_order_are_read_by_their_own_directions() -> None:
+    resident, used = Resident(torch.device("cpu")), plan()
+    rows = list(torch.randn(2, 6, WIDTH, generator=torch.manual_seed(3)))
+    there = workshop.queue(workshop.Kept(POINTS, rows, NOTHING, None, used, range(0)), resident).values
+    back = workshop.queue(workshop.Kept(POINTS[::-1], rows[::-1], NOTHING, None, used, range(0)), resident).values
+    assert all(torch.equal(one, other) for one, other in zip(there, back[::-1], strict=True))
+    (alone,) = workshop.queue(workshop.Kept(POINTS[1:], rows[1:], NOTHING, None, used, range(0)), resident).values
+    torch.testing.assert_close(alone, there[1])
+
+
+def test_a_job_is_done_once_for_all_who_ask() -> None:
+    class Counted(Workshop):
+        calls = 0
+
+        def make(self, kept: workshop.Kept) -> workshop.Results:
+            self.calls += 1
+            return workshop.queue(kept, Resident(torch.device("cpu")))
+
+    shop, rows = Counted(), [torch.zeros(3, WIDTH), torch.ones(3, WIDTH)]
+    job = workshop.Job(workshop.Kept(POINTS, rows, NOTHING, None, plan(), range(2)), shop)
+    assert torch.equal(job.samples(1), rows[1][:2])
+    assert job.values(0).shape == job.values(1).shape == (3 * (COLUMNS + 1),)
+    assert shop.calls == 1
 
 
 def test_a_device_of_another_kind_costs_the_rows_and_not_the_model() -> None:

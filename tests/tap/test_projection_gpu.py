@@ -14,9 +14,10 @@ from sidecar.tap.plan import Mode
 from sidecar.tap.recorder import OpenStep, Recorder
 from sidecar.tap.step import CapturedStep
 from sidecar.tap.traffic import StepTally
-from sidecar.tap.transformers.landing import Landed, Landing, Landings
-from sidecar.tap.transformers.staging import Stagings
-from sidecar.types import TapPoint
+from sidecar.tap.transformers import device
+from sidecar.tap.transformers.device import DeviceSteps
+from sidecar.tap.transformers.workshop import Bench, Kept, Results, Workshop, event
+from sidecar.types import SamplingPolicy, TapPoint
 from tests.tap.models import PAD, WIDTH, library, tiny
 from tests.tap.test_projection import COLUMNS, POINTS, Planned, bound, kept, plan, written
 
@@ -100,6 +101,13 @@ def test_tf32_of_the_engine_does_not_reach_the_readings(model: Any) -> None:
     check(client.steps[0], hidden, plan())
 
 
+def bench(tap: Any) -> Bench:
+    """Where this thread, as the sender, has made readings."""
+    (only,) = tap._hooks._workshop.benches.values()
+    assert isinstance(only, Bench)
+    return only
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference_mode"])
 def test_a_plan_is_swapped_between_steps_in_the_memory_where_the_old_one_was(mode: Any, model: Any) -> None:
     client = Planned(plan(1))
@@ -110,8 +118,8 @@ def test_a_plan_is_swapped_between_steps_in_the_memory_where_the_old_one_was(mod
             client.swap(one)
             with mode():
                 hidden.append(forward(model))
-            (staging,) = tap._hooks._stagings._known.values()
-            places.append(staging.resident.memory.data_ptr())
+            check(client.steps[-1], hidden[-1], one)
+            places.append(bench(tap).resident.memory.data_ptr())
         assert tap.errors() == {}
     assert places[0] == places[1] == places[2]
     assert [step.plan_generation for step in client.steps] == [1, 2, 3]
@@ -120,8 +128,8 @@ def test_a_plan_is_swapped_between_steps_in_the_memory_where_the_old_one_was(mod
 
 
 @pytest.mark.parametrize("mode", [Mode.RAW, Mode.PROJECTED])
-def test_steps_of_any_length_in_any_mode_of_torch_share_the_memory_and_not_the_rows(mode: Mode, model: Any) -> None:
-    """Read when all have passed: what is still waited for is not written over. Every other one is dropped unread."""
+def test_steps_of_any_length_in_any_mode_of_torch_keep_their_own_rows(mode: Mode, model: Any) -> None:
+    """Written out when all have passed. Every other one is dropped before."""
     client = Planned(plan(), mode)
     hidden: list[Any] = []
     with kept(model, client) as tap:
@@ -142,24 +150,17 @@ def test_steps_of_any_length_in_any_mode_of_torch_share_the_memory_and_not_the_r
                 assert (written(rows) == states_of(states, point)).all()
 
 
-@pytest.mark.parametrize("late", ["_engine", "_own"])
-def test_a_device_that_is_behind_mixes_no_two_steps(late: str, model: Any) -> None:
-    """Whichever of the two streams is held up, the other waits: on the device, and not here."""
-    client = Planned(plan(), Mode.RAW)
-    hidden: list[Any] = []
-    with kept(model, client) as tap:
-        forward(model)
-        (staging,) = tap._hooks._stagings._known.values()
-        torch.cuda.synchronize()
-        client.steps.clear()
-        for _ in range(3):
-            with torch.cuda.stream(getattr(staging, late)):
-                occupy(25)
-            hidden += [forward(model), forward(model, shift=len(hidden) + 1)]
-        assert not getattr(staging, late).query()
-    for step, states in zip(client.steps, hidden, strict=True):
-        for point, rows in step.tensors:
-            assert (written(rows) == states_of(states, point)).all()
+def test_an_engine_that_writes_over_its_states_while_the_device_is_behind_changes_no_row() -> None:
+    steps, kept_states = DeviceSteps(Workshop()), []
+    for number in range(3):
+        occupy(25)
+        states = torch.full((1, 4, WIDTH), float(number), device="cuda")
+        steps.take(OpenStep(number, StepTally(), rows=[0, 1, 2]), POINTS[0], states)
+        kept_states += [states for _, states in steps.finish()]
+        states.fill_(-1)
+    assert not torch.cuda.current_stream().query()
+    for number, rows in enumerate(kept_states):
+        assert (written(rows) == number).all()
 
 
 def test_a_graph_that_is_being_captured_is_left_alone(model: Any) -> None:
@@ -172,7 +173,7 @@ def test_a_graph_that_is_being_captured_is_left_alone(model: Any) -> None:
         with torch.cuda.graph(graph):
             doubled = states * 2
             with pytest.raises(NotImplementedError, match="captured as a graph"):
-                tap._hooks._stagings.take(step, POINTS[0], doubled, 1)
+                tap._hooks._steps.take(step, POINTS[0], doubled)
         states.fill_(3)
         graph.replay()
         assert (doubled == 6).all()
@@ -182,32 +183,46 @@ def test_a_graph_that_is_being_captured_is_left_alone(model: Any) -> None:
         assert (written(rows) == states_of(hidden, point)).all()
 
 
-def test_pinned_memory_is_used_again_when_the_device_and_its_readers_are_done_with_it() -> None:
-    pool = Landings()
-    first = pool.take(5000)
-    assert first.nbytes == 8192
-    pool.give(first)
-    assert pool.take(8192) is first
-    occupy(25)
-    first.done.record()
-    pool.give(first)
-    assert pool.take(8192) is not first  # the device is still at it
-    second = Landing(8192)
-    landed = Landed(second, pool)
-    second.done.record()
-    landed.wait()
-    del landed
-    assert pool.take(8000) is second
-
-
-def test_who_waits_for_a_copy_sleeps() -> None:
-    landing = Landing(4096)
-    torch.cuda.synchronize()
-    occupy(50)
-    landing.done.record()
+def test_who_waits_for_a_device_sleeps() -> None:
+    place = Bench(torch.device("cuda", 0))
+    rows = torch.ones((3, WIDTH), device="cuda")
+    work = Kept((POINTS[0],), [rows], event(), None, None, range(0))
+    place.make(work)  # with nothing to wait for
+    occupy(100)
+    work.ready.record()
     wall, cpu = time.perf_counter(), time.thread_time()
-    Landed(landing, Landings()).wait()
-    assert time.thread_time() - cpu < 0.5 * (time.perf_counter() - wall)
+    made = place.make(work)
+    wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
+    assert isinstance(made, Results)
+    assert (made.values[0] == 1).all()
+    assert cpu < 0.5 * wall
+
+
+@pytest.mark.parametrize("span_bytes", [0, 1 << 20], ids=["chosen at once", "chosen later"])
+def test_the_choice_of_rows_is_made_without_waiting_and_right(
+    span_bytes: int, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every other position, in all the modes: by an index on the engine's thread, or later by the sender."""
+    monkeypatch.setattr(device, "_SPAN_BYTES", span_bytes)
+    monkeypatch.setattr(DeviceSteps, "take", unwaiting(DeviceSteps.take))
+    rows = [row * 7 + place for row in range(2) for place in (0, 2, 4, 6)]
+    for mode in (Mode.RAW, Mode.PROJECTED):
+        client = Planned(plan(), mode, sampled_steps=1.0)
+        with kept(model, client, sampling=SamplingPolicy(1.0, token_stride=2)) as tap:
+            hidden = forward(model)
+            assert tap.errors() == {}
+        (step,) = client.steps
+        kept_rows = len(rows) if not span_bytes else 14
+        assert step.held_bytes == len(POINTS) * kept_rows * WIDTH * 4
+        for point, found in step.tensors:
+            states, directions = states_of(hidden, point)[rows], plan().points[point].directions
+            if mode is Mode.RAW:
+                assert (written(found) == states).all()
+                assert (written(found.part(2, 5)) == states[2:5]).all()
+            else:
+                exact = states.astype(np.float64) @ directions.astype(np.float64)
+                assert (np.abs(written(found)[:, :-1] - exact) <= bound(states, directions)).all()
+                check_sample(found, directions)
 
 
 def occupy(milliseconds: int) -> None:
@@ -232,7 +247,7 @@ def unwaiting(function: Callable[..., Any]) -> Callable[..., Any]:
 def test_the_engines_thread_never_waits_for_the_device(mode: Mode, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With rows of some requests only, a plan that changes, and continuous batching, whose steps are the server's."""
     client = Planned(plan(1), mode, sampled_steps=0.5)
-    monkeypatch.setattr(Stagings, "take", unwaiting(Stagings.take))
+    monkeypatch.setattr(DeviceSteps, "take", unwaiting(DeviceSteps.take))
     monkeypatch.setattr(Recorder, "begin", unwaiting(Recorder.begin))
     monkeypatch.setattr(Recorder, "end", unwaiting(Recorder.end))
     config = library().GenerationConfig(max_new_tokens=12, eos_token_id=-1, pad_token_id=PAD, do_sample=False)
@@ -259,19 +274,3 @@ def test_the_engines_thread_never_waits_for_the_device(mode: Mode, model: Any, m
 def test_the_watch_of_the_test_above_sees_a_thread_that_waits() -> None:
     with pytest.raises(RuntimeError, match="synchroniz"):
         unwaiting(lambda: torch.ones(1, device="cuda").item())()
-
-
-def test_the_choice_of_rows_is_made_without_waiting_and_right(model: Any) -> None:
-    """Every other position: an index that is put on the device beside the rows."""
-    from sidecar.types import SamplingPolicy
-
-    client = Planned(plan())
-    with kept(model, client, sampling=SamplingPolicy(1.0, token_stride=2)) as tap:
-        hidden = forward(model)
-        assert tap.errors() == {}
-    (step,) = client.steps
-    rows = [row * 7 + place for row in range(2) for place in (0, 2, 4, 6)]
-    for point, readings in step.tensors:
-        states, directions = states_of(hidden, point)[rows], plan().points[point].directions
-        exact = states.astype(np.float64) @ directions.astype(np.float64)
-        assert (np.abs(written(readings)[:, :-1] - exact) <= bound(states, directions)).all()

@@ -178,6 +178,22 @@ def test_a_failing_hook_costs_its_step_only() -> None:
     assert told(client) == (4, {UnseenReason.UNSUPPORTED: 3})
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_an_adapter_left_for_the_end_is_done_before_the_step_is_handed_over_unless_it_failed(fails: bool) -> None:
+    client = Keeper()
+    recorder = Recorder(client, EVERYTHING)
+    recorder.begin([Span(request(recorder), 0, 0, 2)])
+    step = recorder.open
+    assert step is not None
+    step.at_end = lambda: recorder.keep(TapPoint(3), states(2))
+    if fails:
+        recorder.fail()
+    recorder.end()
+    assert [[point for point, _ in one.tensors] for one in client.steps] == ([] if fails else [[TapPoint(3)]])
+    assert told(client) == (2, {UnseenReason.UNSUPPORTED: 2} if fails else {})
+    assert recorder.open is None
+
+
 def test_a_step_that_never_ends_is_counted_when_the_next_one_begins() -> None:
     client = Keeper()
     recorder = Recorder(client, EVERYTHING)

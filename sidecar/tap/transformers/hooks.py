@@ -13,9 +13,10 @@ from sidecar.tap.faults import Faults, Unsupported
 from sidecar.tap.recorder import OpenStep, Recorder
 from sidecar.tap.transformers.blocks import find_blocks
 from sidecar.tap.transformers.cost import Cost
+from sidecar.tap.transformers.device import DeviceSteps
 from sidecar.tap.transformers.projection import product
-from sidecar.tap.transformers.staging import Stagings
 from sidecar.tap.transformers.states import copy_rows
+from sidecar.tap.transformers.workshop import Workshop
 from sidecar.types import Site, TapPoint
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class LayerHooks:
         self._recorder = recorder
         self._client = client
         self._faults = faults
-        self._stagings = Stagings()
+        self._workshop = Workshop()
+        self._steps = DeviceSteps(self._workshop)
         self._cost = cost
         self._fixed = None if layers is None else tuple(TapPoint(layer) for layer in sorted(set(layers)))
         self._asked: tuple[TapPoint, ...] | None = None
@@ -89,7 +91,7 @@ class LayerHooks:
             return
         blocks = find_blocks(model)
         self.points = tuple(point for point in asked if point.site is Site.RESID_POST and point.layer < len(blocks))
-        keep = _keeper(self._recorder, self._stagings, self._faults, len(self.points))
+        keep = _keeper(self._recorder, self._steps, self._faults)
         for point in self.points:
             hook = _hook(point, self._recorder, keep, self._faults)
             hook = hook if self._cost is None else self._cost.inside(hook)
@@ -103,13 +105,12 @@ class LayerHooks:
 Keep: TypeAlias = "Callable[[OpenStep, TapPoint, torch.Tensor], None]"
 
 
-def _keeper(recorder: Recorder, stagings: Stagings, faults: Faults, room: int) -> Keep:
-    """Keeps a step's rows at one of ``room`` tap points: on a CPU at once, on a GPU with those of the others at its end."""
+def _keeper(recorder: Recorder, steps: DeviceSteps, faults: Faults) -> Keep:
+    """Keeps a step's rows at a tap point: those on a CPU at once, those on a GPU with the other tap points' at its end."""
 
     def finish() -> None:
-        step = recorder.open
         try:
-            for point, kept in () if step is None else stagings.finish(step):
+            for point, kept in steps.finish():
                 recorder.keep(point, kept)
         except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the model
             faults.note("step_end", error)
@@ -117,7 +118,7 @@ def _keeper(recorder: Recorder, stagings: Stagings, faults: Faults, room: int) -
 
     def keep(step: OpenStep, point: TapPoint, states: torch.Tensor) -> None:
         if not states.is_cpu:
-            stagings.take(step, point, states, room)
+            steps.take(step, point, states)
             step.at_end = finish
         elif step.plan is None:
             recorder.keep(point, copy_rows(step, states))

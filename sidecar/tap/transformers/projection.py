@@ -1,8 +1,8 @@
 """Projected mode: rows become readings where the states are, and the hidden states stay in the engine.
 
-Readings are ``rows @ directions`` in float32, without offsets, and behind them the squared norm: [T, K + 1]. On a GPU the rows
-of all tap points are multiplied together at the end of the step, and only the readings follow to the host. On a CPU the
-engine's thread only copies rows, as in raw mode, and the sender's thread multiplies.
+Readings are ``rows @ directions`` in float32, without offsets, and behind them the squared norm: [T, K + 1]. The engine's
+thread only copies rows, as in raw mode, and the sender's thread multiplies: on a GPU those of all tap points together, and only
+the readings follow to the host.
 
 The sidecar's own product of the same rows differs by the order of its sums alone. For a row x of D elements and a direction w
 each of the two is within g |x| |w| of the exact value, g = D u / (1 - D u), u = 2^-24 (Higham, Accuracy and Stability of
@@ -20,8 +20,7 @@ from sidecar.tap.faults import Unsupported
 from sidecar.tap.plan import FetchedPlan, PointPlan
 from sidecar.tap.recorder import OpenStep
 from sidecar.tap.step import Sample
-from sidecar.tap.transformers.landing import Landed
-from sidecar.tap.transformers.states import TorchStates, copy_rows
+from sidecar.tap.transformers.states import Later, TorchStates, copy_rows
 from sidecar.types import ElementType, FloatArray, TapPoint
 
 SAMPLE_ROWS = 4
@@ -33,14 +32,12 @@ _EXACT = ("ieee", "none")  # what torch calls float32 products without TF32
 class Readings:
     """[T, K + 1] that a device has made: rows ``start:stop`` of the R that it read at this tap point."""
 
-    made: (
-        torch.Tensor
-    )  # float32 [R * room + R] on the CPU: products with room for K or more directions, then the rows' norms
+    made: Later  # float32 [R * room + R]: products, with room for K or more directions, then the rows' norms
     columns: int  # K
     start: int
     stop: int
     total: int  # R
-    ready: Landed | None
+    held_bytes: int
     sample: Sample | None
 
     @property
@@ -55,19 +52,12 @@ class Readings:
     def projected(self) -> bool:
         return True
 
-    @property
-    def held_bytes(self) -> int:
-        share = self.made.numel() // self.total * (self.stop - self.start)
-        return 4 * share + (0 if self.sample is None else self.sample.states.held_bytes)
-
     def part(self, start: int, stop: int) -> Readings:
         sample = None if self.sample is None else self.sample.part(start, stop)
         return replace(self, start=self.start + start, stop=self.start + stop, sample=sample)
 
     def write(self, into: memoryview) -> None:
-        if self.ready is not None:
-            self.ready.wait()
-        made, rows = self.made.numpy(), slice(self.start, self.stop)
+        made, rows = self.made().numpy(), slice(self.start, self.stop)
         values = np.frombuffer(into, np.float32).reshape(self.shape)
         values[:, :-1] = made[: -self.total].reshape(self.total, -1)[rows, : self.columns]
         with np.errstate(over="ignore"):  # the sidecar looks at what comes

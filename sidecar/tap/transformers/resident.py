@@ -18,34 +18,27 @@ class Resident:
         self._device = device
         self._holds: tuple[FetchedPlan, tuple[TapPoint, ...]] | None = None
         self._columns = 0
-        self._made: Made | None = None
         self.memory = torch.empty(0, device=device)  # float32 [room for P, D, room for K]
 
-    def multiply(self, plan: FetchedPlan, points: tuple[TapPoint, ...], rows: torch.Tensor) -> torch.Tensor:
-        """Readings of rows [P, T, D] by the plan, in the device's memory as ``Made`` has them; good until the next call.
+    def multiply(self, plan: FetchedPlan, points: tuple[TapPoint, ...], first: int, rows: torch.Tensor) -> torch.Tensor:
+        """Readings of rows [P, T, D] of the tap points from ``points[first]`` on, on the device, as ``Made`` has them.
 
         The plan has all the points, and for states of D elements. Queued on the current stream; waits for nothing.
         """
         if self._holds is None or self._holds[0] is not plan or self._holds[1] != points:
             self._load(plan, points)
-        shape = (len(points), rows.shape[1], self._columns)
-        if self._made is None or self._made.shape != shape:
-            with torch.inference_mode(mode=False):
-                self._made = Made.empty(*shape, self._device)
-        multiply(rows, self.memory[: len(points), :, : self._columns], self._made)
-        return self._made.whole
+        count = rows.shape[0]
+        made = Made.empty(count, rows.shape[1], self._columns, self._device)
+        multiply(rows, self.memory[first : first + count, :, : self._columns], made)
+        return made.whole
 
     def _load(self, plan: FetchedPlan, points: tuple[TapPoint, ...]) -> None:
-        """Queued behind the products of the steps before, which keep their own plan.
-
-        Outside of inference mode: what is made in it could not be written again by a step that is not.
-        """
+        """Queued behind the products of the steps before, which had their own plan."""
         directions = [plan.points[point].directions for point in points]  # [D, K] each
         self._holds, self._columns = None, max(one.shape[1] for one in directions)
-        with torch.inference_mode(mode=False), torch.no_grad():
-            self._reserve(len(points), directions[0].shape[0])
-            for memory, one in zip(self.memory, directions, strict=False):
-                memory[:, : one.shape[1]].copy_(torch.tensor(one).pin_memory(), non_blocking=True)
+        self._reserve(len(points), directions[0].shape[0])
+        for memory, one in zip(self.memory, directions, strict=False):
+            memory[:, : one.shape[1]].copy_(pinned(torch.tensor(one), self._device), non_blocking=True)
         self._holds = (plan, points)
 
     def _reserve(self, points: int, width: int) -> None:
@@ -53,3 +46,8 @@ class Resident:
         if len(room) != 3 or room[0] < points or room[1] != width or room[2] < self._columns:
             columns = -(-self._columns // _ROOM) * _ROOM
             self.memory = torch.zeros((points, width, columns), dtype=torch.float32, device=self._device)
+
+
+def pinned(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Where that device can fetch them from while nobody waits; a CPU has them already."""
+    return values if device.type == "cpu" else values.pin_memory()

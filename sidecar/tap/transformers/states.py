@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
 from sidecar.tap.recorder import OpenStep
-from sidecar.tap.transformers.landing import Landed
 from sidecar.types import ElementType
 
-_ELEMENT = {
+ELEMENT = {
     torch.float32: ElementType.F32,
     torch.float16: ElementType.F16,
     torch.bfloat16: ElementType.BF16,
 }
 
 
+Later: TypeAlias = Callable[[], torch.Tensor]  # on the CPU; may wait for a device
+
+
 @dataclass(frozen=True, slots=True)
 class TorchStates:
-    """[T, D] on the CPU; ``ready`` if a device is still to copy them there."""
+    """[T, D] on the CPU."""
 
     rows: torch.Tensor
-    ready: Landed | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -32,7 +35,7 @@ class TorchStates:
     @property
     def dtype(self) -> ElementType:
         """Types that the wire does not have go as float32."""
-        return _ELEMENT.get(self.rows.dtype, ElementType.F32)
+        return ELEMENT.get(self.rows.dtype, ElementType.F32)
 
     @property
     def projected(self) -> bool:
@@ -47,12 +50,10 @@ class TorchStates:
         return self.rows.numel() * self.rows.element_size()
 
     def part(self, start: int, stop: int) -> TorchStates:
-        return TorchStates(self.rows[start:stop], self.ready)
+        return TorchStates(self.rows[start:stop])
 
     def write(self, into: memoryview) -> None:
-        if self.ready is not None:
-            self.ready.wait()
-        rows = self.rows if self.rows.dtype in _ELEMENT else self.rows.float()
+        rows = self.rows if self.rows.dtype in ELEMENT else self.rows.float()
         if rows.dtype is torch.bfloat16:  # which numpy does not have
             rows = rows.view(torch.int16)
         storage = self.dtype.storage  # numpy copies on this thread alone, torch would wake its pool

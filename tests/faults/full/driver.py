@@ -76,6 +76,12 @@ class JournalLink(Link):
         super().answer(result)
         JOURNAL.settle(1)
 
+    def close(self) -> None:
+        with self._changed:
+            lost = len(self._unanswered)
+        super().close()
+        JOURNAL.settle(lost)
+
 
 def scores(result: ingest_pb2.StepResult) -> str:
     """What the verdicts read, as one word: readings of one generation look like one another."""
@@ -205,19 +211,15 @@ def _close(phases: list[Phase]) -> None:
 def _pace(engine: Engine, rate: float, due_s: float, orders: Orders) -> float:
     """Wait for the next step's turn; when the one after it is due. A late engine catches up, by a tenth of a second at most."""
     now_s = time.monotonic()
-    if rate < 0:
+    if rate > 0:
+        orders.ended.wait(max(0.0, due_s - now_s))
+        return max(due_s, now_s - 0.1) + 1 / rate
+    if rate < 0 or not engine.client.connected:  # who is not answered must not take the machine from the sidecar
         orders.ended.wait(0.005)
-        return now_s
-    if rate == 0 and not engine.client.connected:  # nobody answers: a busy loop would keep the sidecar from coming back
-        orders.ended.wait(0.005)
-    elif rate == 0:
+    else:
         with JOURNAL.moved:
             JOURNAL.moved.wait_for(lambda: engine.made - JOURNAL.settled < UNDER_WAY, 0.05)
-    if rate == 0:
-        return now_s
-    if due_s > now_s:
-        orders.ended.wait(due_s - now_s)
-    return max(due_s, now_s - 0.1) + 1 / rate
+    return now_s
 
 
 def main() -> None:

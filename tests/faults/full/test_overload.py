@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(90 + 4 * SCALE.overload_s)
 RECOVERY_S = 5.0
 TRANSPORTS = ("ring", "grpc")
 GOAL = {2: 0.9, 10: 0.7}  # share of capacity that is scored, by overload
-FLOOR = {2: 0.7, 10: 0.5}  # with room for a machine whose cores share their arithmetic, and for other people's work
+FLOOR = {2: 0.6, 10: 0.4}  # with room for a machine whose cores share their arithmetic, and for other people's work
 ON_THEIR_WAY = 2 * RING_SLOTS + WORKERS
 
 

@@ -113,8 +113,7 @@ class Watch:
 def reconcile(counts: Counts, *journals: Sets, killed: int = 0) -> None:
     """The sidecar's counts are the sizes of the taps' sets; what was never answered may be in any of them, or in none.
 
-    counts: of the data directory's whole life, nothing in flight. killed: of these at most, more may have been scored than
-    was answered, or be booked as killed.
+    counts: of the data directory's whole life, nothing in flight. killed: how many may be booked as process_killed.
     """
     for sets in journals:
         sets.check()
