@@ -19,6 +19,7 @@ from types import MappingProxyType
 from sidecar.errors import ConfigError, DropReason, RejectReason
 
 _HEADER = 8192  # names of the words, so that another version with other reasons reads them right
+_LOOKS = 16  # at counts that stand still: a look takes microseconds, a batch a millisecond
 _UNITS = ("step_batches", "rows")
 _OUTCOMES = (
     "scored",
@@ -165,15 +166,21 @@ class LedgerFile:
 
     def counts(self) -> tuple[LedgerCounts, LedgerCounts]:
         """Step batches and rows as they are now, whatever the writer is doing. The file must be open."""
-        data = os.pread(self._fd, 8 * len(_NAMES), _HEADER)
-        newer = os.pread(
-            self._fd, 8 * len(_NAMES), _HEADER
-        )  # received is counted before its outcome, so it is read after
+        size = 8 * len(_NAMES)
+        newer = os.pread(self._fd, size, _HEADER)
+        for _ in range(
+            _LOOKS
+        ):  # a batch that came between two looks was never in flight together with those of the first
+            data, newer = newer, os.pread(self._fd, size, _HEADER)
+            if data == newer:
+                break
         sides = []
         for side in range(len(_UNITS)):
             start, stop = 8 * side * len(_WORDS), 8 * (side + 1) * len(_WORDS)
             words = memoryview(data[start:stop]).cast("q").tolist()
-            words[0] = int.from_bytes(newer[start : start + 8], "little")
+            words[0] = int.from_bytes(
+                newer[start : start + 8], "little"
+            )  # counted before its outcome, so read after it
             sides.append(counts_of(words))
         return sides[0], sides[1]
 

@@ -19,7 +19,7 @@ RECOVERY_S = 5.0
 TRANSPORTS = ("ring", "grpc")
 GOAL = {2: 0.9, 10: 0.7}  # share of capacity that is scored, by overload
 FLOOR = {2: 0.6, 10: 0.4}  # with room for a machine whose cores share their arithmetic, and for other people's work
-ON_THEIR_WAY = 2 * RING_SLOTS + WORKERS
+ON_THEIR_WAY = RING_SLOTS + WORKERS
 
 
 @dataclass(frozen=True)
