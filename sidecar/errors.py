@@ -69,6 +69,18 @@ class TooManyEnginesError(Exception):
     """The configured number of engines is registered."""
 
 
+class WorkerLostError(Exception):
+    """The worker is gone: nothing that needs it can be done any more."""
+
+
+class WorkerBusyError(Exception):
+    """The worker did not answer in time: it is frozen, or at something long. Try again later."""
+
+
+class OrderFailedError(Exception):
+    """The worker ran into a bug of ours on that order; its log says which."""
+
+
 class ArtifactReason(StrEnum):
     """Why an artifact cannot be used."""
 

@@ -42,9 +42,8 @@ class LedgerCounts:
 
     @property
     def balanced(self) -> bool:
-        return self.received == (
-            self.scored + sum(self.dropped.values()) + sum(self.rejected.values()) + self.in_flight
-        )
+        ended = self.scored + sum(self.dropped.values()) + sum(self.rejected.values())
+        return self.received == ended + self.in_flight and self.in_flight >= 0  # below 0: one was booked twice
 
 
 class Account:
@@ -214,5 +213,6 @@ def _write(fd: int, counts: Mapping[str, int], size: int) -> None:
     words = memoryview(bytearray(8 * len(_NAMES))).cast("q")
     for i, name in enumerate(_NAMES):
         words[i] = counts.get(name, 0)
+    os.pwrite(fd, bytes(_HEADER), 0)  # names over words that are not theirs would be read wrong for good
     os.pwrite(fd, words.cast("B"), _HEADER)
     os.pwrite(fd, json.dumps({"words": _NAMES}).encode().ljust(_HEADER, b"\0"), 0)

@@ -169,6 +169,8 @@ class Pipeline:
         self._book(readings)
         for verdict in verdicts:
             self.verdicts[verdict.action] += 1
+        if batch.verdict_within_s and self._clock.monotonic_s() - arrival.posted_s > batch.verdict_within_s:
+            self.verdicts_late += len(verdicts)  # read, but whoever waited has helped himself by now
         self._pending.append((readings, batch))
         return Result(batch.batch_id, True, plan_generation=plan.generation, verdicts=verdicts)
 

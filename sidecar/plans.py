@@ -85,7 +85,9 @@ class Plans:
 
     def _bind(self, model: ModelIdentity) -> Plan:
         deciding = verdict_signals(self._config.verdicts, (one.manifest.name for one in self._artifacts))
-        plan = build_plan(self.generation + 1, self._artifacts, model, verdict_signals=deciding, before=self.plan)
+        plan = build_plan(
+            1 + max(self._plans, default=0), self._artifacts, model, verdict_signals=deciding, before=self.plan
+        )
         self._plans = {**dict(list(self._plans.items())[1 - _REMEMBERED :]), plan.generation: plan}
         memory = planwire.to_memory(plan)
         try:

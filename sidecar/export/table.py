@@ -154,7 +154,9 @@ METRICS: tuple[Metric, ...] = (
         "What was said of requests: of flagged ones in every step, of all of them to a caller that waits.",
         _closed("action", Action),
     ),
-    _counter("verdicts_late", "Verdicts given by the policy, because nothing was read in time."),
+    _counter(
+        "verdicts_late", "Verdicts that came after their deadline: whoever waited had the policy's answer by then."
+    ),
     _gauge("sampling_request_fraction", "Share of the requests that the taps are asked to send."),
     _gauge("engine_streams", "Open streams of engines, by how their batches come.", _closed("transport", Transport)),
     Metric(

@@ -7,7 +7,15 @@ from collections.abc import Callable
 from google.rpc import code_pb2
 
 from protos.stethoscope.v1 import control_pb2
-from sidecar.errors import EngineIdInUseError, OtherModelError, Rejected, RejectReason, TooManyEnginesError
+from sidecar.errors import (
+    EngineIdInUseError,
+    OtherModelError,
+    Rejected,
+    RejectReason,
+    TooManyEnginesError,
+    WorkerBusyError,
+    WorkerLostError,
+)
 from sidecar.ingest import decode, wire
 from sidecar.ingest.checks import parse
 from sidecar.ingest.refusal import Refusal, invalid
@@ -19,6 +27,8 @@ _REFUSALS = {
     EngineIdInUseError: (code_pb2.ALREADY_EXISTS, "an engine of this id has an open stream"),
     OtherModelError: (code_pb2.FAILED_PRECONDITION, "this sidecar is bound to another model"),
     TooManyEnginesError: (code_pb2.RESOURCE_EXHAUSTED, "too many engines"),
+    WorkerBusyError: (code_pb2.UNAVAILABLE, "the worker does not answer"),
+    WorkerLostError: (code_pb2.UNAVAILABLE, "the worker is gone"),
 }
 
 

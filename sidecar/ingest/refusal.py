@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
@@ -11,13 +9,14 @@ from sidecar.errors import Rejected
 from sidecar.outcome import Result
 
 
-@dataclass(frozen=True, slots=True)
 class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
     """Ends a call with a status whose text is fixed."""
 
-    code: int
-    text: str
-    field: str = ""
+    def __init__(self, code: int, text: str, field: str = "") -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+        self.field = field
 
     def status(self) -> status_pb2.Status:
         """The status as it goes on the wire, with a google.rpc.BadRequest if there is a field to name."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from google.rpc import code_pb2, status_pb2
 
+from sidecar.errors import WorkerBusyError, WorkerLostError
 from sidecar.ingest.refusal import Refusal
 from sidecar.ring import Kind, Producer, Ring, RingBrokenError, Shape
 from sidecar.snapshot import Transport
@@ -108,7 +109,11 @@ class Relays:
         ring = Ring.create(self._shape)
         with self._lock:
             name = next(self._names)
-        self._open(name, Transport.GRPC, ring.descriptors.as_list())
+        try:
+            self._open(name, Transport.GRPC, ring.descriptors.as_list())
+        except (WorkerBusyError, WorkerLostError):
+            ring.close()  # should the worker open it later, it finds that we have left
+            raise Refusal(code_pb2.UNAVAILABLE, "the worker does not answer") from None
         return Relay(ring)
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from sidecar.config import Ring as RingConfig
 from sidecar.errors import ConfigError
 from sidecar.ingest.relay import OpenRing
 from sidecar.log import Level, Log
-from sidecar.ring import Ring, Shape
+from sidecar.ring import ORDERED, Ring, Shape
 from sidecar.snapshot import Transport
 
 TICKET_BYTES = 16
@@ -33,7 +33,7 @@ class RingServer:
         self, config: RingConfig, path: str | None, open_ring: OpenRing, close_ring: Callable[[str], None], log: Log
     ) -> None:
         self._config = config
-        self._path = None if path is None or not config.enabled else Path(path)
+        self._path = None if path is None or not config.enabled or not ORDERED else Path(path)
         self._open = open_ring
         self._close = close_ring
         self._log = log
@@ -125,6 +125,13 @@ class RingServer:
         try:
             ring.prefault(self._config.hot_bytes)
             self._open(name, Transport.RING, ring.descriptors.as_list())
+            with self._lock:
+                over = ticket not in self._tickets  # the stream ended while we were at it
+            if over:
+                self._close(name)
             socket.send_fds(peer, [GIVEN], ring.descriptors.as_list())
+        except BaseException:
+            ring.leave()  # should the worker open it later, it finds that nobody is there
+            raise
         finally:
             ring.forget()

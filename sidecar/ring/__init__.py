@@ -4,6 +4,7 @@ from sidecar.ring.consumer import Consumer, Taken
 from sidecar.ring.memory import (
     ALIGN,
     MOST_SLOTS,
+    ORDERED,
     PAGE,
     SLOT_WORDS,
     Descriptors,
@@ -18,6 +19,7 @@ from sidecar.ring.producer import Producer
 __all__ = [
     "ALIGN",
     "MOST_SLOTS",
+    "ORDERED",
     "PAGE",
     "SLOT_WORDS",
     "Consumer",

@@ -5,7 +5,8 @@ reply slots, all page-aligned. Every slot begins with 64 bytes of words; its gen
 and the message's number after that, and the consumer checks it before and after it uses the bytes. Neither side believes a
 number of the other's without checking it.
 
-x86 keeps the order of stores; elsewhere the eventfd's system call between writing and reading is the barrier.
+The order of stores is what makes a slot whole before its number is seen, and Python has no fence: rings are for processors
+that keep that order (``ORDERED``). Others use gRPC.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import platform
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 
+ORDERED = platform.machine() in ("x86_64", "AMD64")
 PAGE = 4096
 ALIGN = 64
 SLOT_WORDS = 64  # bytes before a slot's payload

@@ -19,6 +19,9 @@ _HEAD = 4096
 _FACTS_BYTES = 8 << 20  # of JSON, at most: pages that are not used take no memory
 
 
+_LOOKS = 8
+
+
 class BoardFullError(Exception):
     """More counts than the board was made for."""
 
@@ -57,9 +60,16 @@ class Board:
 
     def read(self) -> tuple[dict[str, Any], list[Array]]:
         """Copies. Raises LookupError before the first write."""
-        if self._head[0] == 0:
-            raise LookupError("nothing was published yet")
-        at = self._start(self._head[0])
+        for _ in range(_LOOKS):  # a writer that catches up may write both halves while we look at one
+            number = self._head[0]
+            with suppress(ValueError, KeyError, TypeError):
+                made = self._read(number)
+                if self._head[0] <= number + 1 and number:
+                    return made
+        raise LookupError("nothing whole was published")
+
+    def _read(self, number: int) -> tuple[dict[str, Any], list[Array]]:
+        at = self._start(number)
         length = int.from_bytes(self._map[at : at + 8], "little")
         facts: dict[str, Any] = json.loads(self._map[at + 8 : at + 8 + length])
         at += 8 + length

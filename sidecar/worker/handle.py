@@ -13,7 +13,7 @@ from typing import Any
 from sidecar import published
 from sidecar.clock import Clock
 from sidecar.config import Config
-from sidecar.errors import ConfigError
+from sidecar.errors import ConfigError, OrderFailedError, WorkerBusyError, WorkerLostError
 from sidecar.ledger import LedgerFile
 from sidecar.log import Level, Log
 from sidecar.snapshot import EndedRequest, Transport
@@ -21,10 +21,12 @@ from sidecar.worker import orders
 from sidecar.worker.board import Array, Board
 from sidecar.worker.build import Ends, Parts, build
 from sidecar.worker.events import hear
-from sidecar.worker.orders import OrderFailedError, Orders, WorkerLostError
+from sidecar.worker.orders import Orders
 from sidecar.worker.spawn import spawn
 
 _START_S = 60.0  # a cold disk
+_ORDER_S = 3.0  # below a tap's own patience with its registration
+_PATIENCE_S = {"bind": 20.0, "end": 10.0}  # a calibration on a busy machine; everything that was posted
 _PUBLISH_S = 0.5  # a scrape must answer within a second, whatever the worker does
 
 
@@ -81,9 +83,8 @@ class WorkerHandle:
         os.close(board)
         self._run("worker-events", lambda: hear(heard, self._ended, self._sampling))
         try:
-            if self._orders.give("publish", timeout_s=_START_S) is None:
-                raise WorkerLostError
-        except WorkerLostError:
+            self._orders.give("publish", timeout_s=_START_S)
+        except (WorkerLostError, WorkerBusyError):
             self.stop()
             raise ConfigError(["worker: it did not start; its own lines say why"]) from None
 
@@ -125,12 +126,10 @@ class WorkerHandle:
     # orders
 
     def give(self, what: str, descriptors: Sequence[int] = (), **fields: Any) -> dict[str, Any]:
-        """Raises WorkerLostError."""
+        """Raises WorkerLostError, WorkerBusyError or OrderFailedError."""
         if self._orders is None:
             raise WorkerLostError
-        answer = self._orders.give(what, descriptors, **fields)
-        assert answer is not None  # there was no time limit
-        return answer
+        return self._orders.give(what, descriptors, timeout_s=_PATIENCE_S.get(what, _ORDER_S), **fields)
 
     def open(self, name: str, transport: Transport, descriptors: Sequence[int]) -> None:
         """Let the worker serve a ring; the descriptors stay ours. Raises WorkerLostError."""
@@ -138,7 +137,7 @@ class WorkerHandle:
 
     def close_ring(self, name: str) -> None:
         """The stream that a ring belongs to is over."""
-        with suppress(WorkerLostError):
+        with suppress(WorkerLostError, WorkerBusyError):
             self.give("close", name=name)
 
     def counts(self) -> tuple[dict[str, Any], list[Array]]:
@@ -146,7 +145,7 @@ class WorkerHandle:
         if self._orders is None or self._board is None:
             raise WorkerLostError
         with self._reading:
-            with suppress(WorkerLostError, OrderFailedError):
+            with suppress(WorkerLostError, WorkerBusyError, OrderFailedError):
                 self._orders.give("publish", timeout_s=_PUBLISH_S)
             facts, arrays = self._board.read()
         facts["age_s"] = max(0.0, time.monotonic() - facts["at_s"])
@@ -159,7 +158,7 @@ class WorkerHandle:
         self._stopping = True
         try:
             self.give("end")
-        except (WorkerLostError, OrderFailedError) as error:
+        except (WorkerLostError, WorkerBusyError, OrderFailedError) as error:
             self._log.event(Level.ERROR, "worker_did_not_finish", why=type(error).__name__)
 
     def stop(self) -> None:

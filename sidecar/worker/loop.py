@@ -79,7 +79,7 @@ class Worker:
                     self._wake(channel)
             for _ in range(len(self._waiting)):
                 self._serve(self._waiting.popleft())
-            if not events and not self._waiting:
+            if not self._waiting:
                 self._idle()
         for channel in list(self._names.values()):
             self._drop(channel)
@@ -116,7 +116,10 @@ class Worker:
             reply = channel.session.handle(taken)
             if not channel.consumer.intact(taken):
                 raise RingBrokenError("a slot was written to while it was read")
-        except Refusal as refusal:
+        except RingBrokenError:
+            raise
+        except Exception as stop:  # noqa: BLE001 - a bug is logged; it costs its own stream and nobody else's
+            refusal = stop if isinstance(stop, Refusal) else self._peer.bug(stop)
             if not relayed:
                 raise RingBrokenError(f"{refusal.text} at {refusal.field}") from None
             channel.consumer.answer(taken, END + refusal.status().SerializeToString())
@@ -205,7 +208,12 @@ class Worker:
                 os.close(descriptor)
             raise
         ring.prefault(order["hot_bytes"], write=False)
-        channel = Channel(order["name"], Transport(order["transport"]), Consumer(ring), Session(self._peer))
+        channel = Channel(
+            order["name"],
+            Transport(order["transport"]),
+            Consumer(ring),
+            Session(self._peer, ring.shape.reply_bytes - 1),
+        )
         self._names[channel.name] = self._channels[ring.descriptors.posted] = channel
         self._poll.register(ring.descriptors.posted, select.POLLIN)
         return {}
@@ -220,9 +228,10 @@ class Worker:
         return {}
 
     def _drain(self, channel: Channel) -> None:
-        channel.waiting = True
-        while channel.waiting and self._names.get(channel.name) is channel:
-            self._serve(channel)
+        """What lies in its slots now; one who goes on posting must not keep all others waiting."""
+        for _ in range(channel.consumer.ring.shape.slots):
+            if self._names.get(channel.name) is channel:
+                self._serve(channel)
             if self._waiting and self._waiting[-1] is channel:
                 self._waiting.pop()
 

@@ -9,12 +9,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from sidecar.errors import OrderFailedError, WorkerBusyError, WorkerLostError
+
 _PACKET = 1 << 20
 _MOST_DESCRIPTORS = 8
-
-
-class WorkerLostError(Exception):
-    """The worker is gone."""
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -25,10 +23,6 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return ends
 
 
-class OrderFailedError(Exception):
-    """The worker ran into a bug of ours on that order; its log says which."""
-
-
 class Orders:
     """The control process's end. Thread-safe; one order is under way at a time."""
 
@@ -37,21 +31,25 @@ class Orders:
         self._lock = threading.Lock()
         self._number = 0
 
-    def give(
-        self, what: str, descriptors: Sequence[int] = (), *, timeout_s: float | None = None, **fields: Any
-    ) -> dict[str, Any] | None:
-        """The worker's answer; None if it took longer than timeout_s. Raises WorkerLostError or OrderFailedError."""
-        with self._lock:
+    def give(self, what: str, descriptors: Sequence[int] = (), *, timeout_s: float, **fields: Any) -> dict[str, Any]:
+        """The worker's answer. Raises WorkerLostError, WorkerBusyError or OrderFailedError.
+
+        An order that was given up is still carried out if the worker comes back; its answer is not waited for.
+        """
+        if not self._lock.acquire(timeout=timeout_s):
+            raise WorkerBusyError
+        try:
             self._number += 1
             packet = json.dumps({"n": self._number, "what": what, **fields}).encode()
-            try:
-                socket.send_fds(self._end, [packet], list(descriptors))
-                self._end.settimeout(timeout_s)
-                return self._answer()
-            except TimeoutError:
-                return None
-            except OSError as error:
-                raise WorkerLostError from error
+            self._end.settimeout(timeout_s)
+            socket.send_fds(self._end, [packet], list(descriptors))
+            return self._answer()
+        except TimeoutError:
+            raise WorkerBusyError from None
+        except OSError as error:
+            raise WorkerLostError from error
+        finally:
+            self._lock.release()
 
     def _answer(self) -> dict[str, Any]:
         """The answer to the newest order; one that was given up comes before it."""

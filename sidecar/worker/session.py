@@ -32,8 +32,9 @@ class Peer:
 class Session:
     """A stream and the engine that speaks on it. Raises Refusal for what must end the stream: its client must be mended."""
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Peer, reply_bytes: int = 1 << 20) -> None:
         self._peer = peer
+        self._reply_bytes = reply_bytes
         self._pipeline = peer.pipeline
         self.engine: EngineId | None = None
         self._goodbye = False
@@ -71,7 +72,7 @@ class Session:
             raise self._peer.bug(bug) from None
         if made.field:
             raise invalid(made)
-        return ingest_pb2.ObserveResponse(result=wire.result(made)).SerializeToString()
+        return self._fitted(ingest_pb2.ObserveResponse(result=wire.result(made)))
 
     def _observed(self, taken: Taken) -> tuple[StepBatch, TrafficReport | None]:
         request = parse(ingest_pb2.ObserveRequest, taken.message)
@@ -100,7 +101,16 @@ class Session:
         return b""
 
     def _answer(self, made: Result) -> bytes:
-        return ingest_pb2.StreamResponse(result=wire.result(made)).SerializeToString()
+        return self._fitted(ingest_pb2.StreamResponse(result=wire.result(made)))
+
+    def _fitted(self, reply: ingest_pb2.ObserveResponse | ingest_pb2.StreamResponse) -> bytes:
+        """The reply's bytes. One that its slot cannot hold keeps the actions and loses the names of signals; then the rest."""
+        if reply.ByteSize() > self._reply_bytes:
+            self._peer.log.event(Level.WARNING, "reply_cut", bytes=reply.ByteSize())
+            wire.without_signals(reply.result)
+        if reply.ByteSize() > self._reply_bytes:
+            reply.result.ClearField("verdicts")
+        return reply.SerializeToString()
 
     def _batch(self, request: ingest_pb2.StreamRequest, taken: Taken, arrival: Arrival) -> Result:
         self._pipeline.arrive()

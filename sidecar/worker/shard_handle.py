@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from sidecar.clock import Clock
+from sidecar.errors import OrderFailedError, WorkerBusyError, WorkerLostError
 from sidecar.reading.plan import TapPlan
 from sidecar.ring import Producer, Ring, RingBrokenError, Shape
 from sidecar.snapshot import KernelChoice
 from sidecar.types import FloatArray, TapPoint
 from sidecar.worker import orders, shardwire
-from sidecar.worker.orders import OrderFailedError, Orders, WorkerLostError
+from sidecar.worker.orders import Orders
 from sidecar.worker.spawn import spawn
 
 # Enough for the tap points of a step, and few enough to stay in the caches: what finds no slot is multiplied by the worker.
@@ -66,8 +67,9 @@ class ShardHandle:
 
     def _give(self, what: str, descriptors: Sequence[int] = (), **fields: Any) -> None:
         try:
-            if self._orders.give(what, descriptors, **fields) is None:
-                raise ShardLostError("no answer in time")
+            self._orders.give(what, descriptors, **fields)
+        except WorkerBusyError:
+            raise ShardLostError("no answer in time") from None
         except (WorkerLostError, OrderFailedError) as error:
             raise ShardLostError("it ended") from error
 

@@ -70,7 +70,7 @@ def test_a_frozen_sidecar_costs_the_engine_nothing_and_is_found_again(home, reco
     assert max(recoveries.values()) < RECOVERY_S, recoveries
     for name in victims:
         phase = unblocked(report, name, lasted[name])
-        record("23 frozen", f"{name}, {transport}", "engine not held up", recovery_s=recoveries[name], **told(phase))
+        record("frozen", f"{name}, {transport}", "engine not held up", recovery_s=recoveries[name], **told(phase))
 
 
 @pytest.mark.parametrize("transport", ["ring", "grpc"])
@@ -98,8 +98,8 @@ def test_a_sidecar_that_dies_and_one_that_comes_late_are_no_business_of_the_engi
     reconcile(ledger(home)[0], sets, killed=RING_SLOTS + WORKERS)
     assert max(found_s, again_s) < RECOVERY_S
     absent, dead = unblocked(report, "absent", absent_s), unblocked(report, "dead", dead_s)
-    record("23 absent", f"from the start, {transport}", "engine not held up", recovery_s=found_s, **told(absent))
-    record("23 dead", f"SIGKILL, {transport}", "engine not held up", recovery_s=again_s, **told(dead))
+    record("absent", f"from the start, {transport}", "engine not held up", recovery_s=found_s, **told(absent))
+    record("dead", f"SIGKILL, {transport}", "engine not held up", recovery_s=again_s, **told(dead))
 
 
 @contextmanager
@@ -141,7 +141,7 @@ def test_a_slow_sidecar_is_sent_less_and_holds_nothing_up(home, record, transpor
     reconcile(ledger(home)[0], sets)
     assert sets.scored_between(sets.phases["slow"], sets.phases["after"]) > 0
     record(
-        "23 slow",
+        "slow",
         f"worker gets a tenth of its time, {transport}",
         "engine not held up",
         **told(unblocked(report, "slow", lasted_s)),

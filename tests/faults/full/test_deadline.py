@@ -40,4 +40,4 @@ def test_what_waited_past_its_time_is_dropped_unread(home, record, transport):
     assert set(stuck_ids) <= dropped
     assert set(rows.dropped) == {"deadline"}
     assert all(sets.answers[one][0].generation == 0 for one in dropped)
-    record("22 deadline", f"worker frozen {2 * QUEUE_S} s, {transport}", "D(deadline), unread", dropped=len(dropped))
+    record("deadline", f"worker frozen {2 * QUEUE_S} s, {transport}", "D(deadline), unread", dropped=len(dropped))

@@ -81,9 +81,7 @@ def test_no_request_fails_and_a_hundredth_of_the_step_is_the_most_the_tap_takes(
     assert errors == {}
     assert max(shares.values()) <= 0.01, shares
     for state, share in shares.items():
-        record(
-            "23 real engine", f"SmolLM2-135M, default sampling, sidecar {state}", "no request failed", cpu_share=share
-        )
+        record("real engine", f"SmolLM2-135M, default sampling, sidecar {state}", "no request failed", cpu_share=share)
 
 
 def _share(tap: Any, generate: Callable[[], float]) -> float:
@@ -116,7 +114,7 @@ def test_throughput_beside_a_frozen_sidecar_is_that_without_a_tap(home, record, 
     ratio, interval = median_interval(np.array(bare) / np.array(tapped))
     assert interval[1] >= 1.0  # not slower, as far as these pairs can tell
     record(
-        "23 real engine",
+        "real engine",
         "paired throughput, sidecar frozen",
         "unharmed",
         {"throughput with the tap / without it: lower bound >= 0.97": interval[0] >= 0.97},

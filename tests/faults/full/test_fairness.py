@@ -41,7 +41,7 @@ def test_beside_a_client_at_ten_times_its_rate_a_quiet_one_loses_nothing(home, r
     assert refused["dropped"] > 0
     reconcile(ledger(home)[0], *sets)
     record(
-        "17 fairness",
+        "fairness",
         f"loud by {loud}, quiet by {quiet}",
         "the quiet one lost nothing",
         quiet_sent=len(sent),

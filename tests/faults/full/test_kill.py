@@ -67,7 +67,7 @@ def test_killed_at_random_moments_it_is_ready_in_seconds_and_the_books_close(hom
     assert unknown <= sum(report["unknown"] for report in reports) <= (RING_SLOTS + 4) * SCALE.kills
     assert median(ready_s) < BUSY * READY_S, ready_s
     record(
-        "24 SIGKILL",
+        "SIGKILL",
         f"{SCALE.kills} kills at random moments, seed {seed}",
         "the identity holds over all lives; sets of ids reconcile",
         {f"ready again within {READY_S:g} s": max(ready_s) <= READY_S},

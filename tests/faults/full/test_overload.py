@@ -98,7 +98,7 @@ def test_overload_costs_the_rest_and_not_what_is_taken(home, record, transport, 
     assert overload.per_cpu_s >= FLOOR[times] * capacity.per_cpu_s  # however much of the machine others take
     assert goodput >= FLOOR[times] / 2
     record(
-        "21 overload",
+        "overload",
         f"{times} x capacity, {transport}",
         "only the tap dropped; identity exact",
         {f"goodput >= {GOAL[times]}": goodput >= GOAL[times]},
@@ -132,4 +132,4 @@ def test_down_the_ladder_and_up_again_every_row_is_booked(home, record):
     assert set(rows.dropped) == {"ladder"}
     assert rows.received == rows.outcomes
     assert rows.dropped["ladder"] > counts.dropped["ladder"]  # of scored batches, too
-    record("21 overload", "a budget that no step keeps", "dropped{ladder}, and back", scored_again_s=again_s)
+    record("overload", "a budget that no step keeps", "dropped{ladder}, and back", scored_again_s=again_s)

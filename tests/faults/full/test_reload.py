@@ -87,7 +87,7 @@ def test_under_reloads_each_batch_is_read_by_exactly_one_generation(home, record
         assert all(one <= whole[generation] for one in readings), (generation, readings)
         assert mode == "projected" or len(readings) == 1, (generation, readings)
     record(
-        "30 reload",
+        "reload",
         f"{SCALE.reloads} reloads under load, {mode}, ring and gRPC",
         "each batch by one generation, none lost",
         batches=counts.received,

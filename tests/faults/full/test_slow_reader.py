@@ -65,7 +65,7 @@ def test_who_does_not_read_is_not_taken_further_and_others_are_served(home, arti
     assert taken <= again + 2, "it took more of a client that reads nothing"
     assert grown < GROWTH_BYTES
     record(
-        "23 slow reader",
+        "slow reader",
         "a client that never reads its answers",
         "taken no further; others are served",
         taken=stuck_at,

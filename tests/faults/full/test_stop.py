@@ -39,7 +39,7 @@ def test_a_stop_under_load_by_ring_and_by_grpc_drains_and_adds_up(home, record):
     assert set(counts.dropped) <= {"shutting_down"}
     assert not counts.rejected
     record(
-        "24 SIGTERM",
+        "SIGTERM",
         "two engines at full speed, ring and gRPC",
         "exit 0; last line, ledger file and sets of ids agree",
         batches=counts.received,
