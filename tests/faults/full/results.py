@@ -14,8 +14,9 @@ _HEAD = """# Faults against real processes
 
 Made by `make test-faults FULL=1` from one run; `make test-faults` checks shorter forms of the same. In every row all
 identities held; a goal about time or throughput that was not reached is marked as missed. Real are `sidecar serve` with its worker
-process, the engines (processes of their own) and the signals that end or freeze them. Every batch id that a tap sent ends in exactly one of scored, dropped, refused and unanswered; the sidecar's
-counts are the sizes of these sets; and `received = scored + dropped + rejected + in_flight` held at every scrape.
+process, the engines (processes of their own) and the signals that end or freeze them. Every batch id that a tap sent ends in
+exactly one of scored, dropped, refused and unanswered; the sidecar's counts are the sizes of these sets; and
+`received = scored + dropped + rejected + in_flight` held at every scrape.
 Times are those of the machine named below, and of what else it did then.
 """
 
