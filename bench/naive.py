@@ -8,12 +8,9 @@ The same verdicts. thrifty: one observation per signal and step, its mean; the h
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +24,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from safetensors.numpy import load_file
 
+from bench.grpc_server import serve
 from protos.stethoscope.v1 import ingest_pb2
-from sidecar.address import INGEST
 
 _EDGES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _WINDOW = 10  # of every kind: no signal is judged before it has so many readings
@@ -187,17 +184,10 @@ def _stack(members: list[tuple[dict[str, Any], npt.NDArray[np.float32]]]) -> _La
 def main(address: str, artifacts: str, how: str = "") -> None:
     torch.set_num_threads(1)
     naive = Naive(load(Path(artifacts)), thrifty=how == "thrifty")
-    server = grpc.server(futures.ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", -1)])
     handler = grpc.stream_stream_rpc_method_handler(
         naive.stream, ingest_pb2.StreamRequest.FromString, ingest_pb2.StreamResponse.SerializeToString
     )
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(INGEST, {"Stream": handler}),))
-    server.add_insecure_port(address)
-    server.start()
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    stop.wait()
-    server.stop(0)
+    serve(address, handler)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from sidecar.address import default_address
 from sidecar.errors import ConfigError
 from sidecar.sources import env_settings, prune, put, read_yaml
-from sidecar.types import Action, SamplingPolicy
+from sidecar.types import Action, Mode, SamplingPolicy
 
 Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]  # beyond 30 years the system's waits overflow
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -116,13 +115,6 @@ class Coverage(_Section):
         Seconds, Field(description="so long may an engine be missing, at its start or restart")
     ] = 120.0
     forget_s: Annotated[Seconds, Field(description="a lost engine is forgotten after so long")] = 600.0
-
-
-class Mode(StrEnum):
-    """What taps send: hidden states, or what is left of them after the product with the plan."""
-
-    RAW = "raw"
-    PROJECTED = "projected"
 
 
 class Sampling(_Section):

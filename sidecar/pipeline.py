@@ -128,8 +128,6 @@ class Pipeline:
         self.ledger.rows.receive(batch.row_count)
         try:
             made = self._score(batch, arrival)
-            if made.scored:
-                self._time(batch, arrival, decoded_s)
         except Rejected as rejected:
             self.ledger.step_batches.reject(rejected.reason, 1)
             self.ledger.rows.reject(rejected.reason, batch.row_count)
@@ -139,6 +137,8 @@ class Pipeline:
         except Exception:
             self._drop(batch, DropReason.INTERNAL)
             raise
+        if made.scored:
+            self._time(batch, arrival, decoded_s)
         if report is not None and self.coverage.knows(report.engine_id):
             self.coverage.report(report)
         return made
@@ -275,12 +275,9 @@ class Pipeline:
         self.effects = shed(self.ladder.rung)
         if self.plan is None or self.judge is None:
             return
-        left = (
-            self.plan.taps
-            if not self.effects.fewer_tap_points
-            else fewer(tuple(self.plan.taps), self.plan.verdict_taps)
-        )
-        self._shed = Shed(self.effects.token_stride, frozenset(self.plan.taps) - frozenset(left))
+        taps = tuple(self.plan.taps)
+        left = fewer(taps, self.plan.verdict_taps) if self.effects.fewer_tap_points else taps
+        self._shed = Shed(self.effects.token_stride, frozenset(taps) - frozenset(left))
         self.judge.weight = round(1 / self.effects.sampling_factor)
 
     # engines

@@ -67,7 +67,6 @@ def facts(pipeline: Pipeline) -> dict[str, Any]:
             "projections_checked": pipeline.projections_checked,
             "projections_wrong": pipeline.projections_wrong,
         },
-        "sampling_factor": pipeline.effects.sampling_factor,
     }
 
 

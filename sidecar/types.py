@@ -237,6 +237,13 @@ class TrafficReport:
     tap: TapLedgerCounts
 
 
+class Mode(StrEnum):
+    """What taps send: hidden states, or what is left of them after the product with the plan."""
+
+    RAW = "raw"
+    PROJECTED = "projected"
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingPolicy:
     """Which requests and tokens a tap captures; see the message of the same name in ingest.proto."""

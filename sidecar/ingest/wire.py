@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from protos.stethoscope.v1 import control_pb2, ingest_pb2
-from sidecar.config import Mode
 from sidecar.errors import DropReason
 from sidecar.ledger import LedgerCounts
 from sidecar.outcome import Result
 from sidecar.reading.plan import Plan
 from sidecar.snapshot import ArtifactSnapshot, Histogram, Snapshot
-from sidecar.types import Action, ModelIdentity, SamplingPolicy, Site, TapPoint
+from sidecar.types import Action, Mode, ModelIdentity, SamplingPolicy, Site, TapPoint
 
 
 @dataclass(frozen=True, slots=True)

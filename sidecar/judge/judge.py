@@ -57,7 +57,7 @@ def sigmoid(z: DoubleArray) -> DoubleArray:
 
 
 class Judge:
-    """Running scores and their statistics for one plan. Owned by the pipeline's lock."""
+    """Running scores and their statistics for one plan. Owned by the pipeline's thread."""
 
     def __init__(
         self, plan: Plan, policy: Policy, limits: Limits, clock: Clock, ended: Callable[[EndedRequest], None]
@@ -125,17 +125,15 @@ class Judge:
         )
         verdicts = [self._verdict(tracked[group], near[group], logits[group]) for group in told]
         if not batch.verdict_within_s:
-            verdicts = [verdict for verdict in verdicts if verdict.signals]
-        if batch.verdict_within_s:
-            verdicts = [
-                replace(
-                    verdict,
-                    action=self._policy.unless_late(verdict.action, readings.late),
-                    **self._policy.told(ready[group], readings.late),
-                )
-                for group, verdict in enumerate(verdicts)
-            ]
-        return tuple(verdicts)
+            return tuple(verdict for verdict in verdicts if verdict.signals)
+        return tuple(
+            replace(
+                verdict,
+                action=self._policy.unless_late(verdict.action, readings.late),
+                **self._policy.told(ready[group], readings.late),
+            )
+            for group, verdict in enumerate(verdicts)
+        )
 
     def _track(self, batch: StepBatch) -> list[Tracked]:
         """The requests of the step, in the order of its segments; the least recently seen make room for new ones."""

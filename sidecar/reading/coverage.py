@@ -51,7 +51,7 @@ class _Tap:
 
 
 class Coverage:
-    """Counts and judges what was seen. Owned by the pipeline's lock."""
+    """Counts and judges what was seen. Owned by the pipeline's thread."""
 
     def __init__(self, config: CoverageConfig, clock: Clock) -> None:
         self._config = config

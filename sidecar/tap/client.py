@@ -22,7 +22,7 @@ from sidecar.tap.address import ENGINE_VARIABLE
 from sidecar.tap.books import Books
 from sidecar.tap.limits import LinkLimits
 from sidecar.tap.link import Link
-from sidecar.tap.plan import FetchedPlan, Mode
+from sidecar.tap.plan import FetchedPlan
 from sidecar.tap.plan_fetcher import PlanFetcher
 from sidecar.tap.ring_join import RingRefusedError, join_ring
 from sidecar.tap.ring_post import RingPost
@@ -30,7 +30,7 @@ from sidecar.tap.step import CapturedStep
 from sidecar.tap.traffic import TrafficMeter
 from sidecar.tap.verdict import Listeners, OnVerdict
 from sidecar.tap.wire import Settings
-from sidecar.types import ModelIdentity, SamplingPolicy, TapLedgerCounts
+from sidecar.types import Mode, ModelIdentity, SamplingPolicy, TapLedgerCounts
 
 log = logging.getLogger("stethoscope.tap")
 

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 from sidecar.types import FloatArray, TapPoint
-
-
-class Mode(StrEnum):
-    """What is sent of captured rows."""
-
-    RAW = "raw"
-    PROJECTED = "projected"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sidecar.tap.client import TapClient
-from sidecar.tap.plan import FetchedPlan, Mode
+from sidecar.tap.plan import FetchedPlan
 from sidecar.tap.sampler import Sampler
 from sidecar.tap.step import CapturedStep, Request, RequestInfo, States, StepSegment, wire_bytes, wire_id
 from sidecar.tap.traffic import StepTally
-from sidecar.types import Phase, SamplingPolicy, TapPoint, UnseenReason
+from sidecar.types import Mode, Phase, SamplingPolicy, TapPoint, UnseenReason
 
 
 class Span(NamedTuple):

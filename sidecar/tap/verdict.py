@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from enum import StrEnum
 from typing import TypeAlias
 
+from sidecar.types import Action
+
 log = logging.getLogger("stethoscope.tap")
-
-
-class Action(StrEnum):
-    """The advice that is passed on. That nothing was found is not."""
-
-    FLAG = "flag"
-    BLOCK = "block"
-    ESCALATE = "escalate"
 
 
 # Request (the id as it went on the wire: ``Request.wire_id``), advice, names of the signals over their thresholds.

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from protos.stethoscope.v1 import control_pb2, ingest_pb2
-from sidecar.tap.plan import FetchedPlan, Mode, PointPlan
+from sidecar.tap.plan import FetchedPlan, PointPlan
 from sidecar.tap.traffic import TrafficCounts
-from sidecar.tap.verdict import Action
 from sidecar.types import (
+    Action,
+    Mode,
     ModelIdentity,
     SamplingPolicy,
     Site,

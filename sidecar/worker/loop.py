@@ -79,8 +79,10 @@ class Worker:
                     self._wake(channel)
             for _ in range(len(self._waiting)):
                 self._serve(self._waiting.popleft())
+            if not events and not self._waiting:
+                self._settle()  # time passes: requests end, the ladder climbs
             if not self._waiting:
-                self._idle()
+                self._collect()
         for channel in list(self._names.values()):
             self._drop(channel)
         self._pipeline.close()
@@ -133,9 +135,8 @@ class Worker:
             self._peer.bug(bug)
         self._teller.sampling(self._pipeline.effects.sampling_factor)
 
-    def _idle(self) -> None:
-        """Nothing waits: requests end, the ladder climbs, and garbage is collected where nobody is kept waiting."""
-        self._settle()
+    def _collect(self) -> None:
+        """Garbage, now and then, where nobody is kept waiting."""
         now = self._peer.clock.monotonic_s()
         if self._process and now - self._collected_s > _COLLECT_S:
             self._collected_s = now

@@ -32,7 +32,7 @@ class Peer:
 class Session:
     """A stream and the engine that speaks on it. Raises Refusal for what must end the stream: its client must be mended."""
 
-    def __init__(self, peer: Peer, reply_bytes: int = 1 << 20) -> None:
+    def __init__(self, peer: Peer, reply_bytes: int) -> None:
         self._peer = peer
         self._reply_bytes = reply_bytes
         self._pipeline = peer.pipeline

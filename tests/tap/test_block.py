@@ -12,7 +12,7 @@ import torch
 
 from protos.stethoscope.v1 import ingest_pb2
 from sidecar.tap.transformers.stops import Stops
-from sidecar.tap.verdict import Action
+from sidecar.types import Action
 from tests.tap.conftest import MakeReceiver
 from tests.tap.engine import PROMPTS, alone, left_padded, tapped, worst_difference
 from tests.tap.models import EOS, PAD, library, tiny

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.tap.plan import FetchedPlan, Mode, PointPlan
+from sidecar.tap.plan import FetchedPlan, PointPlan
 from sidecar.tap.step import CapturedStep, Sample, States, payload_bytes
 from sidecar.tap.transformers import attach, workshop
 from sidecar.tap.transformers.projection import Made, Product, Readings, multiply, sample_rows
@@ -24,7 +24,7 @@ from sidecar.tap.transformers.states import TorchStates
 from sidecar.tap.transformers.tap import Tap
 from sidecar.tap.transformers.workshop import Workshop
 from sidecar.tap.wire import Settings
-from sidecar.types import ElementType, SamplingPolicy, TapPoint, UnseenReason
+from sidecar.types import ElementType, Mode, SamplingPolicy, TapPoint, UnseenReason
 from tests.tap.engine import PROMPTS, left_padded
 from tests.tap.models import WIDTH, tiny
 from tests.tap.test_recorder import Keeper

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from sidecar.tap.plan import Mode
 from sidecar.tap.recorder import OpenStep, Recorder
 from sidecar.tap.step import CapturedStep
 from sidecar.tap.traffic import StepTally
 from sidecar.tap.transformers import device
 from sidecar.tap.transformers.device import DeviceSteps
 from sidecar.tap.transformers.workshop import Bench, Kept, Results, Workshop, event
-from sidecar.types import SamplingPolicy, TapPoint
+from sidecar.types import Mode, SamplingPolicy, TapPoint
 from tests.tap.models import PAD, WIDTH, library, tiny
 from tests.tap.test_projection import COLUMNS, POINTS, Planned, bound, kept, plan, written
 

@@ -6,9 +6,8 @@ from google.protobuf.message import DecodeError
 
 from protos.stethoscope.v1 import control_pb2, ingest_pb2
 from sidecar.tap import wire
-from sidecar.tap.plan import Mode
 from sidecar.tap.step import wire_id
-from sidecar.types import SamplingPolicy, TapPoint
+from sidecar.types import Mode, SamplingPolicy, TapPoint
 from tests.tap.receiver import control
 
 

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
-from sidecar.tap.verdict import Action
+from sidecar.types import Action
 
 _LIVE = 65536  # requests under way at once; an engine has thousands at most
 _STOPPED = 1024  # remembered until whoever serves them has asked

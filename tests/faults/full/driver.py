@@ -25,10 +25,10 @@ from sidecar.tap import client as tap_client
 from sidecar.tap.batch import BatchMessage
 from sidecar.tap.client import TapClient
 from sidecar.tap.link import Link
-from sidecar.tap.plan import Mode, PointPlan
+from sidecar.tap.plan import PointPlan
 from sidecar.tap.recorder import Recorder, Span
 from sidecar.tap.step import Request, RequestInfo
-from sidecar.types import ModelIdentity
+from sidecar.types import Mode, ModelIdentity
 from tests.tap.samples import NumpyStates
 
 UNDER_WAY = 8  # steps of an engine that goes as fast as it is served: enough to keep every slot full
