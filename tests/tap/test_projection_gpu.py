@@ -18,7 +18,7 @@ from sidecar.tap.transformers.device import DeviceSteps
 from sidecar.tap.transformers.workshop import Bench, Kept, Results, Workshop, event
 from sidecar.types import Mode, SamplingPolicy, TapPoint
 from tests.tap.models import PAD, WIDTH, library, tiny
-from tests.tap.test_projection import COLUMNS, POINTS, Planned, bound, kept, plan, written
+from tests.tap.projecting import COLUMNS, POINTS, Planned, bound, kept, plan, written
 
 pytestmark = [
     pytest.mark.gpu,
