@@ -21,6 +21,7 @@ class Books:
     unknown: int = 0
     dropped: int = 0
     errors: int = 0
+    ends_lost: int = 0  # ends of requests that the sidecar was not told: it finds them idle by itself
 
     def counts(self) -> TapLedgerCounts:
         with self.lock:
@@ -29,6 +30,10 @@ class Books:
     def fail(self) -> None:
         with self.lock:
             self.errors += 1
+
+    def lose_ends(self, requests: int) -> None:
+        with self.lock:
+            self.ends_lost += requests
 
     def send(self) -> None:
         with self.lock:

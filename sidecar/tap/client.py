@@ -129,8 +129,17 @@ class TapClient:
         """Tell the sidecar that requests ended, behind every batch submitted before."""
         link = self._link
         ids = tuple(request_ids)
-        if ids and link is not None and not self._off:
+        if not ids or self._off:
+            return
+        if link is None:
+            self._books.lose_ends(len(ids))
+        else:
             link.finish(ids)
+
+    @property
+    def ends_lost(self) -> int:
+        """Ends of requests that the sidecar was not told: it finds them idle by itself, later."""
+        return self._books.ends_lost
 
     @property
     def connected(self) -> bool:

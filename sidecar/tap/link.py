@@ -81,11 +81,13 @@ class Link:
         return late or stuck or self._outbox.full
 
     def finish(self, request_ids: tuple[str, ...]) -> None:
-        """Behind the batches offered so far. Dropped if the queue is full: the sidecar ends idle requests by itself."""
+        """Behind the batches offered so far. Lost, and counted, if the queue is full: the sidecar ends idle requests by itself."""
         with self._changed:
-            if not self._closed and len(self._outbox) < 2 * self._limits.queue_batches:
-                self._outbox.append(Finished(request_ids))
-                self._changed.notify()
+            if self._closed or len(self._outbox) >= 2 * self._limits.queue_batches:
+                self._books.lose_ends(len(request_ids))
+                return
+            self._outbox.append(Finished(request_ids))
+            self._changed.notify()
 
     # the client's side
 

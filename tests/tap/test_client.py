@@ -384,3 +384,21 @@ def test_a_verdict_is_passed_on_and_a_listener_that_fails_is_counted(
     assert heard == [("b", "block", ("signal-b",)), ("c", "flag", ("signal-c",))] * 2
     assert client.errors == 4
     assert client.connected
+
+
+def test_ends_of_requests_that_nobody_can_be_told_are_counted(make_client: MakeClient) -> None:
+    client = make_client()
+    client.finish(["a", "b"])
+    client.finish([])
+    assert client.ends_lost == 2
+
+
+def test_ends_of_requests_that_find_the_queue_full_are_counted(receiver: Receiver, make_client: MakeClient) -> None:
+    client = _connected(make_client(queue_batches=2))
+    receiver.freeze()
+    given = 50
+    for i in range(given):
+        client.submit(step("r", i))
+        client.finish([f"r{i}"])
+    assert 0 < client.ends_lost < given
+    receiver.thaw()
