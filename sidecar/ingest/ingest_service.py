@@ -78,6 +78,7 @@ class IngestService:
                     elif isinstance(item, Exception):
                         raise item
                     elif item == _DRAIN and not reader.end_soon():
+                        yield from reader.left()
                         return
                     elif item == _CHANGED and (now := self._settings()) != told:
                         told = now
@@ -123,6 +124,13 @@ class _Reader:
         with self._lock:
             self._ending = True
             return self._asking
+
+    def left(self) -> Iterator[bytes]:
+        """Replies that joined the outbox behind the word that ends the stream, once ``end_soon`` has said that none is under way."""
+        while not self.outbox.empty():
+            item = self.outbox.get()
+            if isinstance(item, bytes):
+                yield item
 
     def end(self) -> None:
         """Nobody reads any more."""
