@@ -126,7 +126,7 @@ class _Reader:
             return self._asking
 
     def left(self) -> Iterator[bytes]:
-        """Replies that joined the outbox behind the word that ends the stream, once ``end_soon`` has said that none is under way."""
+        """Replies that joined the outbox behind the word that ends the stream, once ``end_soon`` said that none is under way."""
         while not self.outbox.empty():
             item = self.outbox.get()
             if isinstance(item, bytes):

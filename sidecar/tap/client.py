@@ -83,6 +83,7 @@ class TapClient:
         self._listeners = Listeners(self._books.fail)
         self._off = False
         self._stop = threading.Event()
+        self._jitter = random.Random()  # noqa: S311 - no secret; and the host's own generator is the host's
         self._ending = False
         self._deadline_s = math.inf  # of the farewell
         self._thread: threading.Thread | None = None
@@ -202,7 +203,7 @@ class TapClient:
             except Exception:  # the tap outlives its own bugs: the engine goes on, the steps are counted as dropped
                 self._books.fail()
                 log.exception("tap_session_failed")
-            self._stop.wait(random.uniform(pause_s / 2, pause_s))  # noqa: S311 - jitter, not a secret
+            self._stop.wait(self._jitter.uniform(pause_s / 2, pause_s))
             pause_s = min(2 * pause_s, _MAX_BACKOFF_S)
 
     def _session(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -68,6 +69,13 @@ def _descriptors() -> int:
 def _mapped_here() -> int:
     """Descriptors of rings' memory in this process. The host keeps two for each until it stops: its own, and its mapping's."""
     return sum("stethoscope-ring" in str(one.readlink()) for one in Path("/proc/self/fd").iterdir() if one.is_symlink())
+
+
+@pytest.fixture(autouse=True)
+def _alone() -> None:
+    """What an earlier test's clients still hold is no business of the next one's counts."""
+    gc.collect()
+    until(lambda: _mapped_here() == 0)
 
 
 def test_everything_but_the_settings_goes_by_the_ring(receiver: Receiver, make_client: MakeClient) -> None:
