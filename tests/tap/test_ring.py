@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import socket
@@ -10,7 +9,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -66,16 +67,24 @@ def _descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def _mapped_here() -> int:
-    """Descriptors of rings' memory in this process. The host keeps two for each until it stops: its own, and its mapping's."""
-    return sum("stethoscope-ring" in str(one.readlink()) for one in Path("/proc/self/fd").iterdir() if one.is_symlink())
+def _rings() -> Counter[int]:
+    """Descriptors of rings' memory in this process, by the memory that they are of."""
+    found: Counter[int] = Counter()
+    for one in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if "stethoscope-ring" in str(one.readlink()):
+                found[one.stat().st_ino] += 1
+    return found
 
 
-@pytest.fixture(autouse=True)
-def _alone() -> None:
-    """What an earlier test's clients still hold is no business of the next one's counts."""
-    gc.collect()
-    until(lambda: _mapped_here() == 0)
+@pytest.fixture
+def mapped_here() -> Callable[[], int]:
+    """Descriptors of rings that the test made: other tests' services in this process have theirs.
+
+    The host keeps two for each ring until it stops: its own, and its mapping's.
+    """
+    before = _rings()
+    return lambda: sum(count for memory, count in _rings().items() if memory not in before)
 
 
 def test_everything_but_the_settings_goes_by_the_ring(receiver: Receiver, make_client: MakeClient) -> None:
@@ -191,7 +200,7 @@ def test_without_an_offer_the_line_says_that_too(
 
 
 def test_a_ring_that_comes_too_late_is_given_back(
-    address: str, make_client: MakeClient, caplog: pytest.LogCaptureFixture
+    address: str, make_client: MakeClient, caplog: pytest.LogCaptureFixture, mapped_here: Callable[[], int]
 ) -> None:
     """The socket accepts and says nothing until the tap has begun without it."""
     caplog.set_level(logging.INFO)
@@ -220,7 +229,7 @@ def test_a_ring_that_comes_too_late_is_given_back(
         assert receiver.by_ring == 0
         until(lambda: host.rings[0].left)
         assert _lines(caplog) == ["transport=grpc why=the ring was not agreed on in time"]
-        until(lambda: _mapped_here() == 2)
+        until(lambda: mapped_here() == 2)
         client.stop(10.0)
     finally:
         receiver.stop()
@@ -271,7 +280,7 @@ def _ring(shape: Shape) -> list[int]:
     ids=["memory that can shrink", "no memory", "too few", "small slots"],
 )
 def test_what_is_no_ring_is_refused_and_no_descriptor_is_kept(
-    address: str, descriptors: Callable[[], list[int]], why: str
+    address: str, descriptors: Callable[[], list[int]], why: str, mapped_here: Callable[[], int]
 ) -> None:
     path = ring_path(address)
     assert path is not None
@@ -281,11 +290,11 @@ def test_what_is_no_ring_is_refused_and_no_descriptor_is_kept(
         join_ring(address, b"t" * 16)
     thread.join(DEADLINE_S)
     assert _descriptors() <= before  # gRPC may still be closing some of an earlier test
-    assert _mapped_here() == 0
+    assert mapped_here() == 0
 
 
 def test_states_that_cannot_be_written_keep_no_ring_mapped_although_the_log_keeps_the_error(
-    receiver: Receiver, make_client: MakeClient, caplog: pytest.LogCaptureFixture
+    receiver: Receiver, make_client: MakeClient, caplog: pytest.LogCaptureFixture, mapped_here: Callable[[], int]
 ) -> None:
     client = make_client()
     assert client.submit(captured((segment("broken", range(2)),), BrokenStates(states(2).rows)))
@@ -295,7 +304,7 @@ def test_states_that_cannot_be_written_keep_no_ring_mapped_although_the_log_keep
     client.stop(10.0)
     receiver.stop()
     assert any(record.exc_info for record in caplog.records)
-    until(lambda: _mapped_here() == 0)
+    until(lambda: mapped_here() == 0)
 
 
 def test_where_nobody_listens_there_is_no_ring(address: str) -> None:
@@ -336,7 +345,9 @@ def test_a_socket_of_another_user_is_told_nothing(monkeypatch: pytest.MonkeyPatc
             assert listener.stdout.readline() == "got b''\n"
 
 
-def test_connections_come_and_go_and_leave_no_descriptor_and_no_thread(receiver: Receiver, host: RingHost) -> None:
+def test_connections_come_and_go_and_leave_no_descriptor_and_no_thread(
+    receiver: Receiver, host: RingHost, mapped_here: Callable[[], int]
+) -> None:
     def visit() -> None:
         client = TapClient(receiver.address, IDENTITY, engine_id="engine")
         client.start()
@@ -353,4 +364,4 @@ def test_connections_come_and_go_and_leave_no_descriptor_and_no_thread(receiver:
         until(lambda: all(ring.left for ring in host.rings))
         assert len(host.rings) == visits
     until(lambda: not threads())
-    assert _mapped_here() == 2 * len(host.rings)
+    assert mapped_here() == 2 * len(host.rings)
