@@ -16,7 +16,7 @@ from sidecar.types import ElementType, FloatArray
 
 BUCKETS = (1, 8, 64, 512)  # rows of a step: a choice holds from one to the next
 SAME = 0.5  # doublings of a size: one probe more is no reason to measure again
-_ROUNDS = 5
+_ROUNDS = 40  # as far as time allows: the best of a few is the luck of a busy moment
 _HOPELESS = 3.0  # times slower than the best in the first round: not tried again
 # Of a typical reading of random rows, |row| * |direction| / sqrt(D). Measured: 2^-17.5 for float32, 2^-15 for the split product,
 # massive activations included; 2^-6 if directions are rounded to bfloat16.
@@ -103,15 +103,15 @@ def measure(products: Mapping[str, Product], shape: Shape, until_s: float) -> di
     out = np.empty((len(values), shape.columns), dtype=np.float32)
     prepared = {name: product.prepare(directions) for name, product in products.items()}
     fastest: dict[int, Choice] = {}
-    for rows in sorted(
-        {min(bucket, most) for bucket in BUCKETS}, key=lambda rows: abs(rows - 64)
-    ):  # the common step first
+    steps = sorted({min(bucket, most) for bucket in BUCKETS}, key=lambda rows: abs(rows - 64))  # the common step first
+    for turn, rows in enumerate(steps):
 
         def multiply(name: str, rows: int = rows) -> None:
             products[name].multiply(values[:rows], shape.dtype, prepared[name], out[:rows])
 
-        if time.perf_counter() < until_s:
-            fastest[rows] = _race(multiply, list(products), until_s)
+        left_s = until_s - time.perf_counter()
+        if left_s > 0:
+            fastest[rows] = _race(multiply, list(products), until_s - left_s * (1 - 1 / (len(steps) - turn)))
     measured = {bucket: fastest.get(min(bucket, most)) for bucket in BUCKETS}
     return {
         bucket: Choice(one.product, one.seconds * bucket / min(bucket, most))

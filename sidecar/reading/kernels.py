@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -42,6 +45,7 @@ class Kernels:
     def __init__(self, budget_s: float = 0.2, products: Iterable[str] | None = None) -> None:
         self._budget_s = budget_s
         self._wanted = None if products is None else frozenset(products)
+        self._loading: Thread | None = None
         self._products: dict[str, Product] = {}
         self._choices: dict[Shape, dict[int, Choice]] = {}
         self._bound: dict[TapPoint, _Bound] = {}
@@ -49,7 +53,14 @@ class Kernels:
         self.refused: dict[str, str] = {}  # products that are not used, and why
 
     def start(self) -> None:
-        """Load the products that can run here. Torch takes a second or two: before the first batch, please."""
+        """Begin to load torch, which takes a second or two, on a thread that ends with that; ``bind`` waits for it."""
+        self._loading = Thread(target=_load, name="load-torch", daemon=True)
+        self._loading.start()
+
+    def _load_products(self) -> None:
+        if self._loading is not None:
+            self._loading.join()
+            self._loading = None
         if not self._products:
             products, self.refused = available()
             wanted = self._wanted
@@ -57,7 +68,7 @@ class Kernels:
 
     def bind(self, plan: Plan) -> None:
         """Make ready for a plan: measure what is not known yet, prepare its directions. A reload of known shapes costs no time."""
-        self.start()
+        self._load_products()
         dtype = wire_type(plan.model)
         shapes = {where: Shape(plan.model.width, len(tap.columns), dtype) for where, tap in plan.taps.items()}
         self._calibrate(self._unknown(shapes.values()))
@@ -65,7 +76,7 @@ class Kernels:
 
     def bind_like(self, plan: Plan, choices: Iterable[KernelChoice]) -> None:
         """Make ready with what another process of this machine has chosen: nothing is measured, and both read the same bits."""
-        self.start()
+        self._load_products()
         dtype = wire_type(plan.model)
         self._choices = {}
         for one in choices:
@@ -157,6 +168,11 @@ class Kernels:
         if self._out.size < rows * columns:
             self._out = np.empty(rows * columns, dtype=np.float32)
         return self._out[: rows * columns].reshape(rows, columns)
+
+
+def _load() -> None:
+    with suppress(ImportError):  # whoever asks for the products is told
+        importlib.import_module("torch")
 
 
 def wire_type(model: ModelIdentity) -> ElementType:

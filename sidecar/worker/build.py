@@ -52,7 +52,7 @@ def build(config: Config, clock: Clock, log: Log, ends: Ends, parts: Parts, *, p
     ended = teller.ended if config.traces.enabled else lambda _: None
     pipeline = parts.pipeline(config, clock, ended, ledger)
     if process:
-        pipeline.kernels.start()  # seconds of imports: now, and not when the first engine registers
+        pipeline.kernels.start()  # torch is there by the time the first engine registers, and the worker answers before that
     if config.worker.shards:
         shards = Shards(config.worker.shards, clock, log)
         shards.start()

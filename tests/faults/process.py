@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,10 +21,16 @@ class Process:
     """``sidecar serve`` with its log. Every wait has a deadline; leaving the context ends it, however it is."""
 
     def __init__(
-        self, home: Path, artifacts: Path, *flags: str, address: str = "", env: Mapping[str, str] | None = None
+        self,
+        home: Path,
+        artifacts: Path,
+        *flags: str,
+        address: str = "",
+        env: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),  # a command that becomes the one that follows it
     ):
         self._address = address or f"unix:{home}/run/sidecar.sock"
-        command = [sys.executable, "-m", "sidecar.cli", "serve", "--address", self._address]
+        command = [*within, sys.executable, "-m", "sidecar.cli", "serve", "--address", self._address]
         command += ["--artifacts", str(artifacts), "--metrics-port", "0", *flags]
         if not any("ladder" in flag for flag in flags):  # a busy machine is none of what most tests are about
             command += ["--set", "ladder.enabled=false"]
