@@ -55,7 +55,7 @@ def measure(*, short: bool = False) -> list[Row]:
     model.eval()
     inputs = tokenizer(list(_PROMPTS[:_BATCH]), return_tensors="pt", padding=True)
     batch = partial(_generate, model, inputs)
-    pairs = 3 if short else 40
+    pairs = 3 if short else 24
     rows = _condition(model, tokenizer, batch, 0.1, _DEFAULT, pairs)
     if not short:
         rows += _condition(model, tokenizer, batch, 1.0, "everything", pairs)

@@ -42,7 +42,7 @@ def scrape_for_ever(port: str, hertz: str) -> None:
 
 def measure(*, short: bool = False) -> list[Row]:
     """A plan of the goal's 1,000 series by both ways, and the reference plan with its many more by the ring."""
-    rounds, count = (4, 200) if short else (10, 500)
+    rounds, count = (4, 200) if short else (8, 300)
     by_ring, *others = _plan(
         _FEW, {"the ring": RingPeer} if short else {"the ring": RingPeer, "gRPC": GrpcPeer}, rounds, count
     )
