@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.artifacts import BENCH_MODEL
-from sidecar.reading.calibration import BUCKETS
+from sidecar.reading.calibration import BUCKETS, chunk_rows
 from sidecar.reading.kernels import Kernels
 from sidecar.reading.plan import Plan, TapPlan
 from sidecar.reading.products import available
@@ -52,12 +52,16 @@ class Alone:
         prepared = {name: product.prepare(plan.directions) for name, product in products.items()}
         values, _ = _bf16(self._rng, (BUCKETS[-1], plan.directions.shape[0])), None
         best: dict[str, dict[str, float]] = {str(rows): dict.fromkeys(products, float("inf")) for rows in BUCKETS}
+        step = chunk_rows(values.shape[1])
         for rows in BUCKETS:
             out = np.empty((rows, plan.directions.shape[1]), dtype=np.float32)
             for _ in range(max(3, count * 64 // max(rows, 64))):
                 for name, product in products.items():
                     start_s = time.perf_counter()
-                    product.multiply(values[:rows], ElementType.BF16, prepared[name], out)
+                    for at in range(0, rows, step):  # in pieces, as the loop multiplies
+                        product.multiply(
+                            values[at : at + step][: rows - at], ElementType.BF16, prepared[name], out[at : at + step]
+                        )
                     best[str(rows)][name] = min(best[str(rows)][name], time.perf_counter() - start_s)
         return best
 
@@ -65,7 +69,8 @@ class Alone:
 def _tap_plan(where: TapPoint, directions: npt.NDArray[np.float32]) -> TapPlan:
     columns = directions.shape[1]
     names = tuple(f"c{k}" for k in range(columns))
-    return TapPlan(where, names, directions, np.zeros(columns, dtype=np.float32), slice(0, 0), None)
+    nothing = slice(0, 0)
+    return TapPlan(where, names, directions, np.zeros(columns, dtype=np.float32), nothing, nothing, None)
 
 
 def _bf16(rng: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.uint16]:

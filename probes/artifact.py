@@ -38,7 +38,8 @@ _NOT_DIGESTED = frozenset({"content_digest", "signature"})
 class Artifact:
     """Readings of rows x, float32 [T, D]: ``x @ directions + offsets``, float32 [T, K].
 
-    directions: float32 [D, K]; offsets: float32 [K]; K is 1 for both kinds of today. Any standardisation is folded in.
+    directions: float32 [D, K]; offsets: float32 [K]; K is `Manifest.columns`, for each tap point in
+    turn where there are several; a row's readings are then the sums over them. Any standardisation is folded in.
     digest: hex SHA-256 of both files, the identity that hot reload compares.
     """
 
@@ -91,6 +92,17 @@ def save_artifact(
     _write_whole(folder / WEIGHTS, weights_bytes)
     _write_whole(folder / MANIFEST, pretty(fields))
     return manifest
+
+
+def write_signature(folder: Path, signature: str, *, root: Path) -> None:
+    """Put a signature into the manifest of the artifact in ``folder``, which was loaded before; nothing else changes.
+
+    Raises ArtifactError.
+    """
+    data = read_regular(folder / MANIFEST, root=root, limit_bytes=MANIFEST_LIMIT_BYTES)
+    fields = _parse_manifest(data) | {"signature": signature}
+    _validate(fields)
+    _write_whole(folder / MANIFEST, pretty(fields))
 
 
 def fit(manifest: Manifest, model: ModelIdentity) -> Fit:
@@ -168,7 +180,8 @@ def _validate(fields: Mapping[str, Any]) -> Manifest:
 
 
 def _check_shape(manifest: Manifest, weights: Weights) -> None:
-    want, got = (manifest.feature_contract.width, 1), weights.directions.shape
+    want = (manifest.feature_contract.width, manifest.columns * len(manifest.everywhere))
+    got = weights.directions.shape
     if got != want:
         raise ArtifactError(
             ArtifactReason.BAD_SHAPE, f"the manifest wants directions of shape {want}, the file has {got}"

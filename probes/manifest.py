@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -37,19 +38,45 @@ class TokenSpan(StrEnum):
 
 
 class AggregationKind(StrEnum):
-    """How a request's readings become its score; each has a streaming form that costs O(1) a token."""
+    """How a request's readings become its score; each has a streaming form that costs O(1) a token. Defined in `probes.pooling`."""
 
     MEAN = "mean"
     LAST = "last"
     EMA = "ema"
+    MAX_EMA = "max_ema"
     MAX_ROLLING_MEAN = "max_rolling_mean"
+    COHERENCE = "coherence"
+    ATTENTION = "attention"
+    MAX_ROLLING_ATTENTION = "max_rolling_attention"
+    MULTIMAX = "multimax"
+
+
+_ATTENDING = frozenset({AggregationKind.ATTENTION, AggregationKind.MAX_ROLLING_ATTENTION})
 
 
 class Aggregation(_Strict):
-    """``window`` (tokens): the rolling mean's length; for EMA, alpha = 2 / (window + 1). Unused by mean and last."""
+    """``window`` (tokens): the length of rolling windows; for the exponential means, alpha = 2 / (window + 1). Unused by others.
+
+    ``agree``: of the window's tokens, how many must read high; for coherence only. ``heads``: directions of a multimax.
+    """
 
     kind: AggregationKind
     window: Annotated[int, Field(ge=1, le=64)] = 10
+    agree: Annotated[int, Field(ge=1, le=64)] = 1
+    heads: Annotated[int, Field(ge=1, le=16)] = 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Aggregation:
+        if self.agree > self.window:
+            raise ValueError("no more tokens can agree than the window has")
+        if self.heads > 1 and self.kind is not AggregationKind.MULTIMAX:
+            raise ValueError("only a multimax has several heads")
+        return self
+
+    @property
+    def columns(self) -> int:
+        """How many directions it takes: value and query for attention, one a head for multimax, one for all others."""
+        return 2 if self.kind in _ATTENDING else self.heads
 
 
 class FeatureContract(_Strict):
@@ -84,8 +111,22 @@ class Calibration(_Strict):
     offset: Finite = 0.0
 
 
+class LengthBucket(_Strict):
+    """Requests of which at least ``min_tokens`` tokens were read fire above ``probability``."""
+
+    min_tokens: Annotated[int, Field(ge=2)]
+    probability: Share
+    measured_fpr: Share
+    fpr_interval: tuple[Share, Share]
+    benign_rows: Annotated[int, Field(ge=0)]
+    certified: bool
+
+
 class Threshold(_Strict):
-    """Fires above ``probability``. Chosen for ``target_fpr`` on ``benign_rows``; the interval is Clopper-Pearson, 95 %."""
+    """Fires above ``probability``. Chosen for ``target_fpr`` on ``benign_rows``; the interval is Clopper-Pearson, 95 %.
+
+    buckets: other thresholds for longer requests, by rising length: the longer a text, the higher its highest reading.
+    """
 
     probability: Share
     target_fpr: Share
@@ -93,6 +134,14 @@ class Threshold(_Strict):
     fpr_interval: tuple[Share, Share]
     benign_rows: Annotated[int, Field(ge=0)]
     certified: bool
+    buckets: Annotated[tuple[LengthBucket, ...], Field(max_length=8)] = ()
+
+    @model_validator(mode="after")
+    def _rising(self) -> Threshold:
+        lengths = [bucket.min_tokens for bucket in self.buckets]
+        if any(low >= high for low, high in pairwise(lengths)):
+            raise ValueError("buckets must rise in length")
+        return self
 
 
 class ControlRange(_Strict):
@@ -132,8 +181,36 @@ class Quality(_Strict):
     verdict: Text
 
 
+class GateResult(_Strict):
+    """One thing that was required before release, and whether it was so."""
+
+    name: Text
+    passed: bool
+    text: Text
+
+
+class InterventionResult(_Strict):
+    """What changing the direction did to the model's own behaviour; p: its place among random directions."""
+
+    name: Text
+    effect: Finite
+    interval: tuple[Finite, Finite]
+    p_value: Share
+    passed: bool
+
+
+class Validation(_Strict):
+    """Whether the model uses what is read. behaviour: what was measured, and its unit."""
+
+    behaviour: Text
+    interventions: Annotated[tuple[InterventionResult, ...], Field(max_length=32)]
+
+
 class Manifest(_Strict):
-    """Everything that must travel with a direction."""
+    """Everything that must travel with a direction.
+
+    also: further tap points of a probe that reads several layers at once; a row's reading is the sum over all of them.
+    """
 
     schema_: Annotated[Literal["stethoscope.artifact/1"], Field(alias="schema")]
     kind: Kind
@@ -143,6 +220,7 @@ class Manifest(_Strict):
     positive_label: Text = ""
     negative_label: Text = ""
     tap_point: str
+    also: Annotated[tuple[str, ...], Field(max_length=7)] = ()
     feature_contract: FeatureContract
     model: ModelBinding
     evidence: Evidence = Evidence.UNVERIFIED
@@ -154,6 +232,8 @@ class Manifest(_Strict):
     threshold: Threshold | None = None
     quality: Quality | None = None
     control_range: ControlRange | None = None
+    validation: Validation | None = None
+    gates: Annotated[tuple[GateResult, ...], Field(max_length=64)] | None = None
     signature: Text | None = None
 
     @field_validator("tap_point")
@@ -162,6 +242,13 @@ class Manifest(_Strict):
         TapPoint.parse(value)
         return value
 
+    @field_validator("also")
+    @classmethod
+    def _tap_points_parse(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            TapPoint.parse(value)
+        return values
+
     @model_validator(mode="after")
     def _complete_for_its_kind(self) -> Manifest:
         probe = self.kind is Kind.LINEAR_PROBE
@@ -169,8 +256,10 @@ class Manifest(_Strict):
         missing = [name for name in wanted if getattr(self, name) is None]
         if missing:
             raise ValueError(f"a {self.kind.value} needs {', '.join(missing)}")
-        if TapPoint.parse(self.tap_point).layer >= self.model.layers:
-            raise ValueError("tap_point lies beyond the model's last block")
+        if any(where.layer >= self.model.layers for where in self.everywhere):
+            raise ValueError("a tap point lies beyond the model's last block")
+        if len(set(self.everywhere)) != len(self.everywhere) or (self.also and not probe):
+            raise ValueError("only a probe reads several tap points, and each of them once")
         if self.evidence is Evidence.STALE:
             raise ValueError("stale is found when an artifact meets a model, never written down")
         return self
@@ -178,3 +267,13 @@ class Manifest(_Strict):
     @property
     def where(self) -> TapPoint:
         return TapPoint.parse(self.tap_point)
+
+    @property
+    def everywhere(self) -> tuple[TapPoint, ...]:
+        """Every tap point that is read, `where` first."""
+        return (self.where, *(TapPoint.parse(name) for name in self.also))
+
+    @property
+    def columns(self) -> int:
+        """How many directions there are at each tap point."""
+        return 1 if self.aggregation is None else self.aggregation.columns

@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from probes.manifest import TokenSpan
+from probes.manifest import AggregationKind, TokenSpan
 from sidecar.clock import Clock
 from sidecar.config import Limits
 from sidecar.judge.aggregate import Aggregates
@@ -17,13 +17,13 @@ from sidecar.judge.kinds import CountArray, DoubleArray, Grouped
 from sidecar.judge.policy import Policy
 from sidecar.judge.requests import Key, RequestTable, Tracked
 from sidecar.judge.tally import SCORE_EDGES, TallyBank
+from sidecar.judge.thresholds import Thresholds
 from sidecar.reading.plan import Plan
 from sidecar.reading.read import Readings
 from sidecar.snapshot import EndedRequest, Exemplar, SignalScore
-from sidecar.types import Action, BoolArray, EngineId, Evidence, Phase, RequestId, StepBatch, TraceParent
+from sidecar.types import Action, BoolArray, EngineId, Evidence, FloatArray, Phase, RequestId, StepBatch, TraceParent
 
 _ENDED_AT_ONCE = 32
-_NEAR = 1e-3  # logits: where the sigmoid is almost 1, its last digit is worth so much
 _EXEMPLARS_EVERY_S = 1.0  # finer than any scrape; a step's cost must not grow with the number of traces
 
 
@@ -74,15 +74,17 @@ class Judge:
         self._aggregates = Aggregates(signals, limits.requests)
         self._scale = np.array([signal.scale for signal in signals])
         self._offset = np.array([signal.offset for signal in signals])
-        self._threshold = np.array([signal.threshold for signal in signals])
-        # Most scores are far from their threshold: only those near it, or over, are worth a sigmoid.
-        with np.errstate(divide="ignore"):  # a threshold of 0 or 1: everything is near it, or nothing
-            self._near = np.log(self._threshold) - np.log1p(-self._threshold) - _NEAR
+        self._thresholds = Thresholds(signals)
         self._may_flag = np.array([signal.evidence is not Evidence.STALE for signal in signals], dtype=np.bool_)
         self._prompt_only = np.array([signal.span is TokenSpan.PROMPT for signal in signals], dtype=np.bool_)
         self._any_prompt_only = bool(self._prompt_only.any())
         windows = np.array([max(1, signal.window) for signal in signals], dtype=np.int32)
         self._least = np.where(self._prompt_only, np.int32(1), windows)  # readings before a signal is judged
+        self._heads = [  # signals that are a sum of several columns, and where these are
+            (i, slice(int(first), int(first) + signals[i].columns))
+            for i, first in enumerate(() if plan.firsts is None else plan.firsts)
+            if signals[i].aggregation is AggregationKind.MULTIMAX
+        ]
         self.token_scores = TallyBank(SCORE_EDGES, len(signals))
         self.request_scores = TallyBank(SCORE_EDGES, len(signals))
         self.detections = np.zeros(len(signals), dtype=np.int64)
@@ -119,11 +121,11 @@ class Judge:
         scores, counts = self._aggregates.state_of(slots)
         logits = scores * self._scale + self._offset  # [G, S]
         ready = self._ready(batch, counts)
-        near = (logits >= self._near) & self._may_flag & ready
+        near = (logits >= self._thresholds.near(counts)) & self._may_flag & ready
         told: Iterable[int] = (
             range(len(tracked)) if batch.verdict_within_s else np.flatnonzero(near.any(axis=1)).tolist()
         )
-        verdicts = [self._verdict(tracked[group], near[group], logits[group]) for group in told]
+        verdicts = [self._verdict(tracked[group], near[group], logits[group], counts[group]) for group in told]
         if not batch.verdict_within_s:
             return tuple(verdict for verdict in verdicts if verdict.signals)
         return tuple(
@@ -174,14 +176,16 @@ class Judge:
             ready &= complete[:, None] | ~self._prompt_only
         return ready
 
-    def _verdict(self, request: Tracked, near: BoolArray, logits: DoubleArray) -> Verdict:
+    def _verdict(self, request: Tracked, near: BoolArray, logits: DoubleArray, counts: CountArray) -> Verdict:
         close = np.flatnonzero(near)
-        scores = sigmoid(logits[close])
-        over = ~(scores <= self._threshold[close])
+        if not len(close):
+            return Verdict(request.key[1], Action.ALLOW)
+        scores, thresholds = sigmoid(logits[close]), self._thresholds.of(counts)[close]
+        over = ~(scores <= thresholds)
         flagged = []
-        for index, score in zip(close[over].tolist(), scores[over].tolist(), strict=True):
-            signal = self._plan.signals[index]
-            flagged.append(FlaggedSignal(signal.name, score, signal.threshold))
+        told = (close[over].tolist(), scores[over].tolist(), thresholds[over].tolist())
+        for index, score, threshold in zip(*told, strict=True):
+            flagged.append(FlaggedSignal(self._plan.signals[index].name, score, threshold))
             if index not in request.flagged:
                 request.flagged.add(index)
                 if not request.canary:
@@ -200,7 +204,7 @@ class Judge:
         segments, valid = batch.segments, readings.valid
         if any(segments.canaries):
             valid = valid & ~np.repeat(np.array(segments.canaries), segments.rows)[:, None]
-        scores = sigmoid(readings.values * self._scale + self._offset)  # [T, S]
+        scores = sigmoid(self._tokens(readings.values) * self._scale + self._offset)  # [T, S]
         weight = readings.weight * steps
         if valid.all():  # no list of places is needed
             signals, counted = np.tile(np.arange(scores.shape[1]), len(scores)), scores.reshape(-1)
@@ -212,6 +216,16 @@ class Judge:
         if segments.traceparents and self._clock.monotonic_s() - self._shown_s >= _EXEMPLARS_EVERY_S:
             self._shown_s = self._clock.monotonic_s()
             self._show_highest(np.where(valid, scores, -1.0), batch)
+
+    def _tokens(self, values: FloatArray) -> FloatArray:
+        """[T, S], what each row says by itself: the only reading, the value that is attended to, or the sum of all heads."""
+        firsts = self._plan.firsts
+        if firsts is None:
+            return values
+        alone = values.take(firsts, axis=1)
+        for signal, columns in self._heads:
+            alone[:, signal] = values[:, columns].sum(axis=1)
+        return alone
 
     def _show_highest(self, scores: DoubleArray, batch: StepBatch) -> None:
         """The step's highest score of each signal becomes an exemplar, if its request has a trace."""
@@ -262,7 +276,7 @@ class Judge:
         (raw,), (counts,) = self._aggregates.state_of(slot)
         scores = sigmoid(raw * self._scale + self._offset)
         self._aggregates.reset(request.slot)
-        read = np.flatnonzero(counts)
+        read, thresholds = np.flatnonzero(counts), self._thresholds.of(counts)
         if not request.canary:
             self.request_scores.add(read, scores[read], request.weight)
         final = []
@@ -271,7 +285,13 @@ class Judge:
             flagged = index in request.flagged
             final.append(
                 SignalScore(
-                    signal.name, signal.version, signal.evidence, score, signal.threshold, flagged, int(counts[index])
+                    signal.name,
+                    signal.version,
+                    signal.evidence,
+                    score,
+                    float(thresholds[index]),
+                    flagged,
+                    int(counts[index]),
                 )
             )
             exemplar = self._exemplar(score, request.traceparent)

@@ -24,7 +24,7 @@ CountArray = npt.NDArray[np.int32]
 class Grouped:
     """The rows of a step, grouped by request: group g owns rows starts[g] up to the next start, and goes to slots[g]."""
 
-    values: FloatArray  # [T, S]; 0 where not valid
+    values: FloatArray  # [T, C], C columns of S signals in their order; 0 where not valid
     valid: BoolArray  # [T, S]
     starts: IndexArray  # [G], strictly increasing, starts[0] == 0
     slots: IndexArray  # [G], distinct
@@ -36,15 +36,15 @@ class Grouped:
 
 
 class Kind(Protocol):
-    """Running scores of M signals of one kind."""
+    """Running scores of M signals of one kind, which have C columns together; C is M for most kinds."""
 
     def __init__(self, signals: Sequence[Signal], slots: int) -> None: ...
 
     def one(self, slots: IndexArray, counts: CountArray, values: FloatArray, valid: BoolArray | None) -> None:
-        """One row for each of G slots: counts [G, M] before it, values [G, M], valid [G, M] or None if all are."""
+        """One row for each of G slots: counts [G, M] before it, values [G, C], valid [G, M] or None if all are."""
 
     def many(self, rows: Grouped, counts: CountArray) -> None:
-        """Several rows for each of G slots: rows of M columns, counts [G, M] before them."""
+        """Several rows for each of G slots: rows of C columns, counts [G, M] before them."""
 
     def scores(self, slots: IndexArray, counts: CountArray) -> DoubleArray:
         """[G, M], a copy; 0 where nothing has been read."""

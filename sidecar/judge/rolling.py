@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
+from sidecar.judge.alike import alike
 from sidecar.judge.kinds import CountArray, DoubleArray, Grouped
 from sidecar.reading.plan import Signal
 from sidecar.types import BoolArray, FloatArray, IndexArray
@@ -75,23 +75,16 @@ class MaxRollingMean:
 
     def many(self, rows: Grouped, counts: CountArray) -> None:
         stops = rows.starts + rows.lengths
+        windows = self._windows.tolist()
         for group, (start, stop) in enumerate(zip(rows.starts.tolist(), stops.tolist(), strict=True)):
-            self._many(int(rows.slots[group]), counts[group], rows.values[start:stop], rows.valid[start:stop])
+            for places, readings in alike(windows, counts[group], rows.values[start:stop], rows.valid[start:stop]):
+                self._roll(int(rows.slots[group]), places, int(counts[group, places[0]]), readings)
 
-    def _many(self, slot: int, counts: CountArray, values: FloatArray, valid: BoolArray) -> None:
-        """One request: signals of one window, count and choice of rows go together, mostly all of them."""
-        alike: defaultdict[tuple[int, int, bytes], list[int]] = defaultdict(list)
-        for place, (window, count) in enumerate(zip(self._windows.tolist(), counts.tolist(), strict=True)):
-            alike[window, count, valid[:, place].tobytes()].append(place)
-        for (window, count, _), places in alike.items():
-            chosen = values[valid[:, places[0]]][:, places]  # [n, P]
-            if len(chosen):
-                self._roll(slot, np.array(places), window, count, chosen)
-
-    def _roll(self, slot: int, places: IndexArray, window: int, count: int, readings: FloatArray) -> None:
+    def _roll(self, slot: int, places: IndexArray, count: int, readings: DoubleArray) -> None:
         """Readings [n, P] of one request, for signals that have seen ``count`` readings and have the same window."""
+        window = int(self._windows[places[0]])
         kept = np.arange(max(0, count - window), count) % window
-        line = np.concatenate([self._ring[slot][np.ix_(places, kept)].T, readings]).astype(np.float64)  # [k + n, P]
+        line = np.concatenate([self._ring[slot][np.ix_(places, kept)].T, readings])  # [k + n, P]
         sums = np.concatenate([np.zeros((1, len(places))), np.cumsum(line, axis=0)])
         total = count + len(readings)
         if total < window:

@@ -13,7 +13,7 @@ from sidecar.errors import Rejected, RejectReason
 from sidecar.reading.generations import columns_of
 from sidecar.reading.plan import Plan, TapPlan
 from sidecar.reading.products import to_float32
-from sidecar.types import BoolArray, ElementType, FloatArray, TapTensor
+from sidecar.types import BoolArray, ElementType, FloatArray, IndexArray, TapTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +30,15 @@ class Block:
             return self
         return Block(self.readings[rows], None if self.finite is None else self.finite[rows], self.there)
 
-    def usable(self, columns: int) -> BoolArray | None:
-        """[R, columns], which readings of the first columns may be used."""
+    def usable(self, signals: int, owners: IndexArray | None) -> BoolArray | None:
+        """[R, signals], which readings of the first columns' signals may be used. owners: of these columns, None if one each."""
         if self.finite is None and self.there is None:
             return None
-        mask = np.ones((len(self.readings), columns), dtype=np.bool_)
+        mask = np.ones((len(self.readings), signals), dtype=np.bool_)
         if self.finite is not None:
             mask &= self.finite[:, None]
-        if self.there is not None:
-            mask &= self.there[:columns]
+        if self.there is not None:  # all columns of a signal are there, or none: they are of one artifact
+            mask &= self.there[:signals] if owners is None else self.there[np.searchsorted(owners, np.arange(signals))]
         return mask
 
 

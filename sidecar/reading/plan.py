@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -22,13 +22,13 @@ Layout: TypeAlias = tuple[tuple[str, int], ...]  # of every column: digest of it
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """One probe as it is served: where its column is, what its readings mean, when it fires."""
+    """One probe as it is served: where its columns are, what its readings mean, when it fires."""
 
     name: str
     version: str
     digest: str
     tap_point: TapPoint
-    column: int  # in its tap point's matrix
+    column: int  # in its tap point's matrix: the first of its columns
     aggregation: AggregationKind
     window: int
     span: TokenSpan
@@ -40,6 +40,10 @@ class Signal:
     certified: bool
     evidence: Evidence
     stale_reason: str
+    columns: int = 1
+    agree: int = 1
+    also: tuple[TapPoint, ...] = ()  # further tap points, whose readings are added
+    buckets: tuple[tuple[int, float], ...] = ()  # (tokens read, threshold from there on), by rising length
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +57,19 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """Columns here whose readings are added to those of a signal that stands at another tap point."""
+
+    signal: int  # in Plan.signals
+    columns: slice  # here
+    places: slice  # of the signal's columns, among those of all
+
+
+@dataclass(frozen=True, slots=True)
 class TapPlan:
     """Everything that is read at one tap point: readings = rows @ directions + offsets.
 
-    Signals come first: the n-th of ``Plan.signals[signals]`` is column n.
+    Signals come first, in their order; those of attention and of several heads have more columns than one.
     """
 
     tap_point: TapPoint
@@ -64,8 +77,11 @@ class TapPlan:
     directions: FloatArray  # [D, K]
     offsets: FloatArray  # [K]
     signals: slice  # of Plan.signals
+    places: slice  # of the signals' columns, among those of all tap points
     control: Control | None
     origins: Layout = ()
+    shares: tuple[Share, ...] = ()  # in signals of other tap points
+    owners: IndexArray | None = None  # which of its signals each of these columns belongs to; None: one each
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +95,14 @@ class Plan:
     gates: tuple[tuple[TokenSpan, int], ...]  # the distinct (span, skipped positions) of all signals
     gate_of: IndexArray  # [S], which gate each signal has
     artifacts: tuple[ArtifactSnapshot, ...]
+    firsts: IndexArray | None = None  # [S], each signal's first column among those of all; None: they are the signals
     verdict_taps: frozenset[TapPoint] = frozenset()  # where a signal may block or escalate: never left out
     earlier: Mapping[int, Mapping[TapPoint, Layout]] = field(default_factory=dict)  # by generation, of the same model
+
+    @property
+    def width(self) -> int:
+        """How many columns the signals have together."""
+        return sum(signal.columns for signal in self.signals)
 
 
 def build_plan(
@@ -96,7 +118,7 @@ def build_plan(
     verdict_signals: names of the signals that may block or escalate. before: the plan in force so far.
     """
     states: list[ArtifactSnapshot] = []
-    fitting: defaultdict[TapPoint, list[tuple[Artifact, Evidence, str]]] = defaultdict(list)
+    members: defaultdict[TapPoint, list[_Member]] = defaultdict(list)
     for artifact in artifacts:
         manifest = artifact.manifest
         try:
@@ -104,17 +126,62 @@ def build_plan(
         except ArtifactError as refused:
             states.append(ArtifactSnapshot(manifest.name, manifest.version, "refused", str(refused)))
             continue
-        fitting[manifest.where].append((artifact, found.evidence, found.reason))
+        for part, where in enumerate(manifest.everywhere):
+            members[where].append(_Member(artifact, found.evidence, found.reason, part))
         states.append(ArtifactSnapshot(manifest.name, manifest.version, found.evidence.value, found.reason))
-    signals: list[Signal] = []
-    taps = {where: _tap_plan(where, fitting[where], signals) for where in sorted(fitting)}
+    ordered = {where: sorted(members[where], key=lambda member: not member.signals) for where in sorted(members)}
+    signals = tuple(signal for standing in ordered.values() for signal in _signals(standing))
+    places = _places(signals)
     wanted = [(signal.span, signal.skip_positions) for signal in signals]
     gates = tuple(dict.fromkeys(wanted))
-    gate_of = np.array([gates.index(gate) for gate in wanted], dtype=np.intp)
-    verdict_taps = frozenset(signal.tap_point for signal in signals if signal.name in verdict_signals)
+    deciding = {one for one in signals if one.name in verdict_signals}
     return Plan(
-        generation, model, taps, tuple(signals), gates, gate_of, tuple(states), verdict_taps, _earlier(model, before)
+        generation,
+        model,
+        {where: _tap_plan(where, standing, signals, places) for where, standing in ordered.items()},
+        signals,
+        gates,
+        np.array([gates.index(gate) for gate in wanted], dtype=np.intp),
+        tuple(states),
+        _firsts(signals),
+        frozenset(where for one in deciding for where in (one.tap_point, *one.also)),
+        _earlier(model, before),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """What an artifact has at one of its tap points."""
+
+    artifact: Artifact
+    evidence: Evidence
+    reason: str
+    part: int  # which of its tap points this is
+
+    @property
+    def signals(self) -> bool:
+        """Whether its signal stands here: at the first of its tap points."""
+        return self.artifact.manifest.kind is Kind.LINEAR_PROBE and not self.part
+
+    @property
+    def width(self) -> int:
+        return self.artifact.manifest.columns
+
+    @property
+    def columns(self) -> slice:
+        """Its columns of this tap point, in the artifact."""
+        return slice(self.part * self.width, (self.part + 1) * self.width)
+
+
+def _places(signals: Sequence[Signal]) -> list[slice]:
+    """Where each signal's columns are among those of all signals."""
+    stops = np.cumsum([signal.columns for signal in signals], dtype=np.intp).tolist()
+    return [slice(stop - signal.columns, stop) for stop, signal in zip(stops, signals, strict=True)]
+
+
+def _firsts(signals: Sequence[Signal]) -> IndexArray | None:
+    columns = np.array([signal.columns for signal in signals], dtype=np.intp)
+    return None if (columns == 1).all() else np.cumsum(columns) - columns
 
 
 def _earlier(model: ModelIdentity, before: Plan | None) -> dict[int, Mapping[TapPoint, Layout]]:
@@ -125,32 +192,53 @@ def _earlier(model: ModelIdentity, before: Plan | None) -> dict[int, Mapping[Tap
     return {generation: known[generation] for generation in sorted(known)[-REMEMBERED:]}
 
 
-def _tap_plan(where: TapPoint, members: list[tuple[Artifact, Evidence, str]], signals: list[Signal]) -> TapPlan:
-    """``signals`` grows by those of the tap point."""
-    members = sorted(members, key=lambda member: member[0].manifest.kind is not Kind.LINEAR_PROBE)  # signals first
-    first = len(signals)
+def _signals(members: Sequence[_Member]) -> list[Signal]:
+    """The signals that stand at a tap point, each with its first column there."""
+    made: list[Signal] = []
+    for member in members:
+        if member.signals:
+            made.append(_signal(member.artifact, sum(one.columns for one in made), member.evidence, member.reason))
+    return made
+
+
+def _tap_plan(
+    where: TapPoint, members: Sequence[_Member], signals: Sequence[Signal], places: Sequence[slice]
+) -> TapPlan:
+    """members: those whose signals stand here first."""
+    here = [i for i, signal in enumerate(signals) if signal.tap_point == where]
+    number = {signal.name: i for i, signal in enumerate(signals)}
     control: Control | None = None
+    shares: list[Share] = []
     names: list[str] = []
     origins: list[tuple[str, int]] = []
-    for artifact, evidence, reason in members:
-        column, width = len(names), artifact.directions.shape[1]
-        manifest = artifact.manifest
-        names.extend([manifest.name] * width)
-        origins.extend((artifact.digest, k) for k in range(width))
-        if manifest.kind is Kind.LINEAR_PROBE:
-            signals.append(_signal(artifact, column, evidence, reason))
+    for member in members:
+        manifest, column = member.artifact.manifest, len(names)
+        names.extend([manifest.name] * member.width)
+        origins.extend((member.artifact.digest, k) for k in range(member.columns.start, member.columns.stop))
+        if member.part:
+            signal = number[manifest.name]
+            shares.append(Share(signal, slice(column, column + member.width), places[signal]))
         elif manifest.control_range is not None:
             bounds = manifest.control_range
             control = Control(column, bounds.low, bounds.high, manifest.feature_contract.skip_positions)
+    first = here[0] if here else 0
     return TapPlan(
         where,
         tuple(names),
-        np.ascontiguousarray(np.concatenate([artifact.directions for artifact, _, _ in members], axis=1)),
-        np.concatenate([artifact.offsets for artifact, _, _ in members]),
-        slice(first, len(signals)),
+        np.ascontiguousarray(np.concatenate([one.artifact.directions[:, one.columns] for one in members], axis=1)),
+        np.concatenate([one.artifact.offsets[one.columns] for one in members]),
+        slice(first, first + len(here)),
+        slice(places[here[0]].start, places[here[-1]].stop) if here else slice(0, 0),
         control,
         tuple(origins),
+        tuple(shares),
+        _owners([signals[i] for i in here]),
     )
+
+
+def _owners(signals: Sequence[Signal]) -> IndexArray | None:
+    columns = [signal.columns for signal in signals]
+    return np.repeat(np.arange(len(columns)), columns) if any(many > 1 for many in columns) else None
 
 
 def _signal(artifact: Artifact, column: int, evidence: Evidence, reason: str) -> Signal:
@@ -174,4 +262,8 @@ def _signal(artifact: Artifact, column: int, evidence: Evidence, reason: str) ->
         manifest.threshold.certified,
         evidence,
         reason,
+        manifest.aggregation.columns,
+        manifest.aggregation.agree,
+        manifest.everywhere[1:],
+        tuple((bucket.min_tokens, bucket.probability) for bucket in manifest.threshold.buckets),
     )

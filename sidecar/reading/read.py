@@ -13,7 +13,7 @@ from sidecar.reading.block import Block, check_finite, projected, sound
 from sidecar.reading.gates import open_gates
 from sidecar.reading.kernels import Kernels
 from sidecar.reading.others import NOBODY, Answer, Others
-from sidecar.reading.plan import Control, Plan, TapPlan
+from sidecar.reading.plan import Control, Plan, Share, TapPlan
 from sidecar.reading.samples import check_sample
 from sidecar.reading.shed import FULL, Shed
 from sidecar.types import BoolArray, FloatArray, PositionArray, StepBatch, TapPoint, TapTensor
@@ -46,7 +46,7 @@ class Readings:
     generation: (
         int  # of the plan that the rows were multiplied by: an earlier one if a tap did it before it had this one
     )
-    values: FloatArray  # [T, S]; 0 where not valid
+    values: FloatArray  # [T, C], C columns of all signals in their order; 0 where not valid
     valid: BoolArray  # [T, S]: read, finite, within the signal's token span
     weight: npt.NDArray[np.int64]  # [S], how many tokens each reading stands for
     taps: tuple[TapRead, ...]
@@ -92,6 +92,15 @@ class _Asked:
     answer: Answer
 
 
+class _Sum:
+    """What several tap points add to one signal, row by row."""
+
+    def __init__(self, places: slice, rows: int) -> None:
+        self.places = places
+        self.values: FloatArray = np.zeros((rows, places.stop - places.start), dtype=np.float32)
+        self.met = np.zeros(rows, dtype=np.int64)  # by how many tap points each row was read
+
+
 class _Step:
     """The readings of one step in the making."""
 
@@ -105,14 +114,16 @@ class _Step:
         self._positions = batch.segments.positions
         self._kept = shed.keeps(self._positions)
         self._gates = open_gates(plan, batch.segments)
-        shape = (batch.segments.token_count, len(plan.signals))
-        self._values = np.zeros(shape, dtype=np.float32)
-        self._valid = np.zeros(shape, dtype=np.bool_)
+        rows = batch.segments.token_count
+        self._values = np.zeros((rows, plan.width), dtype=np.float32)
+        self._valid = np.zeros((rows, len(plan.signals)), dtype=np.bool_)
         self._late = np.zeros(len(plan.signals), dtype=np.bool_)
+        self._sums: dict[int, _Sum] = {}  # by signal, what other tap points than its own add to it
         self._taps: dict[int, TapRead] = {}  # by tensor
         self._without_plan = 0
 
     def readings(self) -> Readings:
+        self._add_up()
         by_tap = any(tensor.projected for tensor in self._batch.tensors)
         return Readings(
             self._plan,
@@ -172,6 +183,7 @@ class _Step:
         if readings is None:
             rows, late = len(self._positions), len(values)
             self._late[tap_plan.signals] = True
+            self._late[[share.signal for share in tap_plan.shares]] = True
             self._taps[index] = TapRead(tap_plan.tap_point, rows, 0, 0, 0, shed_rows=rows - late, late_rows=late)
             return
         block = sound(readings, values, tensor.dtype, f"{path}.raw")
@@ -193,15 +205,41 @@ class _Step:
 
     def _put(self, block: Block, tap_plan: TapPlan, kept: BoolArray | None) -> None:
         """Put the signals' readings in their place."""
-        signals = tap_plan.signals
-        readings = block.readings[:, : signals.stop - signals.start]  # [R, N]
-        mask = block.usable(readings.shape[1])
+        signals, places, owners = tap_plan.signals, tap_plan.places, tap_plan.owners
+        readings = block.readings[:, : places.stop - places.start]  # [R, N]
+        mask = block.usable(signals.stop - signals.start, owners)
         if self._gates is not None:
             gates = self._gates[:, signals] if kept is None else self._gates[kept, signals]
             mask = gates if mask is None else mask & gates
         rows = slice(None) if kept is None else kept
-        self._values[rows, signals] = readings if mask is None else np.where(mask, readings, np.float32(0))
         self._valid[rows, signals] = True if mask is None else mask
+        if mask is not None:
+            readings = np.where(mask if owners is None else mask[:, owners], readings, np.float32(0))
+        self._values[rows, places] = readings
+        for share in tap_plan.shares:
+            self._share(share, block, kept)
+
+    def _share(self, share: Share, block: Block, kept: BoolArray | None) -> None:
+        """Keep what this tap point adds to a signal of another one."""
+        rows = slice(None) if kept is None else kept
+        found = self._sums.setdefault(share.signal, _Sum(share.places, len(self._positions)))
+        readings = block.readings[:, share.columns]
+        usable = block.finite if block.there is None or block.there[share.columns].all() else np.False_
+        met = np.zeros(len(self._positions), dtype=np.int64)
+        met[rows] = True if usable is None else usable
+        found.met += met
+        found.values[rows] += np.where(met[rows, None] > 0, readings, np.float32(0))
+
+    def _add_up(self) -> None:
+        """A row of a signal of several tap points counts if all of them have read it."""
+        shares = {share.signal: share for tap_plan in self._plan.taps.values() for share in tap_plan.shares}
+        for share in shares.values():
+            found = self._sums.get(share.signal)
+            rows: BoolArray = self._valid[:, share.signal]
+            rows &= False if found is None else found.met == len(self._plan.signals[share.signal].also)
+            if found is not None:
+                sums = self._values[:, share.places] + found.values
+                self._values[:, share.places] = np.where(rows[:, None], sums, np.float32(0))
 
     def _told(
         self, block: Block, tap_plan: TapPlan, kept: BoolArray | None, checked: int = 0, wrong: int = 0

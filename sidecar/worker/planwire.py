@@ -13,9 +13,9 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from probes.manifest import AggregationKind, TokenSpan
-from sidecar.reading.plan import Control, Layout, Plan, Signal, TapPlan
+from sidecar.reading.plan import Control, Layout, Plan, Share, Signal, TapPlan
 from sidecar.snapshot import ArtifactSnapshot
-from sidecar.types import Evidence, ModelIdentity, TapLedgerCounts, TapPoint, TrafficReport, UnseenReason
+from sidecar.types import Evidence, IndexArray, ModelIdentity, TapLedgerCounts, TapPoint, TrafficReport, UnseenReason
 
 _ARRAYS = ("directions", "offsets")
 
@@ -33,15 +33,25 @@ def to_memory(plan: Plan) -> int:
                 "signals": [tap.signals.start, tap.signals.stop],
                 "control": tap.control and asdict(tap.control),
                 "origins": tap.origins,
+                "places": [tap.places.start, tap.places.stop],
+                "shares": [
+                    (one.signal, [one.columns.start, one.columns.stop], [one.places.start, one.places.stop])
+                    for one in tap.shares
+                ],
+                "owners": None if tap.owners is None else tap.owners.tolist(),
             }
         )
     facts = {
         "generation": plan.generation,
         "model": asdict(plan.model),
         "taps": taps,
-        "signals": [{**asdict(signal), "tap_point": signal.tap_point.name} for signal in plan.signals],
+        "signals": [
+            {**asdict(signal), "tap_point": signal.tap_point.name, "also": [where.name for where in signal.also]}
+            for signal in plan.signals
+        ],
         "gates": plan.gates,
         "artifacts": [asdict(one) for one in plan.artifacts],
+        "firsts": None if plan.firsts is None else plan.firsts.tolist(),
         "verdict_taps": sorted(where.name for where in plan.verdict_taps),
         "earlier": {
             generation: {where.name: layout for where, layout in layouts.items()}
@@ -69,6 +79,7 @@ def from_memory(memory: int) -> Plan:
         gates=tuple((TokenSpan(span), skip) for span, skip in facts["gates"]),
         gate_of=arrays["gate_of"],
         artifacts=tuple(ArtifactSnapshot(**one) for one in facts["artifacts"]),
+        firsts=_indices(facts["firsts"]),
         verdict_taps=frozenset(TapPoint.parse(name) for name in facts["verdict_taps"]),
         earlier={
             int(generation): {TapPoint.parse(name): _layout(layout) for name, layout in layouts.items()}
@@ -86,7 +97,14 @@ def _tap(facts: Mapping[str, Any], index: int, arrays: Mapping[str, Any]) -> Tap
         signals=slice(*facts["signals"]),
         control=facts["control"] and Control(**facts["control"]),
         origins=_layout(facts["origins"]),
+        places=slice(*facts["places"]),
+        shares=tuple(Share(signal, slice(*columns), slice(*places)) for signal, columns, places in facts["shares"]),
+        owners=_indices(facts["owners"]),
     )
+
+
+def _indices(values: Sequence[int] | None) -> IndexArray | None:
+    return None if values is None else np.array(values, dtype=np.intp)
 
 
 def _layout(origins: Sequence[Sequence[Any]]) -> Layout:
@@ -101,6 +119,8 @@ def _signal(facts: Mapping[str, Any]) -> Signal:
             "aggregation": AggregationKind(facts["aggregation"]),
             "span": TokenSpan(facts["span"]),
             "evidence": Evidence(facts["evidence"]),
+            "also": tuple(TapPoint.parse(name) for name in facts["also"]),
+            "buckets": tuple((tokens, threshold) for tokens, threshold in facts["buckets"]),
         }
     )
 

@@ -54,7 +54,7 @@ def test_inspecting_a_bad_artifact_fails_with_its_reason(tmp_path: Path, capsys:
     (tmp_path / "alpha" / MANIFEST).write_text("{}")
     assert main(["inspect", str(tmp_path)]) == 1
     captured = capsys.readouterr()
-    assert captured.err.startswith("bad_manifest: alpha:")
+    assert captured.err.startswith("probes: bad_manifest: alpha:")
     assert captured.out == ""
 
 

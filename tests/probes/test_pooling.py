@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,47 +11,48 @@ from probes.manifest import Aggregation, AggregationKind
 from probes.pooling import LINEAR, aggregate, weights
 from sidecar.judge.aggregate import Aggregates, Grouped
 from tests.builders import make_signal
+from tests.definitions import by_definition
 
-KINDS = st.builds(Aggregation, kind=st.sampled_from(AggregationKind), window=st.integers(1, 12))
-READINGS = st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=40)
-
-
-def by_definition(readings: Sequence[float], aggregation: Aggregation) -> float:
-    """The words of the definition, one reading at a time."""
-    if aggregation.kind is AggregationKind.MEAN:
-        return sum(readings) / len(readings)
-    if aggregation.kind is AggregationKind.LAST:
-        return readings[-1]
-    if aggregation.kind is AggregationKind.EMA:
-        score = readings[0]
-        for reading in readings[1:]:
-            score += 2 / (aggregation.window + 1) * (reading - score)
-        return score
-    window = aggregation.window
-    if len(readings) < window:
-        return sum(readings) / len(readings)
-    return max(sum(readings[at - window : at]) / window for at in range(window, len(readings) + 1))
+KINDS = st.builds(
+    lambda kind, window, agree, heads: Aggregation(
+        kind=kind, window=window, agree=min(agree, window), heads=heads if kind is AggregationKind.MULTIMAX else 1
+    ),
+    st.sampled_from(AggregationKind),
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.integers(1, 3),
+)
 
 
-@given(READINGS, KINDS)
-def test_pooling_is_what_its_definition_says(readings: list[float], aggregation: Aggregation) -> None:
-    found = aggregate(np.array(readings), aggregation)
-    assert found == pytest.approx(by_definition(readings, aggregation), rel=1e-9, abs=1e-9)
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[np.ndarray, Aggregation]:
+    """Readings [n, columns] of float32 values, and how they are to be aggregated."""
+    aggregation = draw(KINDS)
+    row = st.lists(st.floats(-50, 50, width=32), min_size=aggregation.columns, max_size=aggregation.columns)
+    return np.array(draw(st.lists(row, min_size=1, max_size=40))), aggregation
 
 
-@given(READINGS, KINDS, st.data())
+@given(cases())
+def test_pooling_is_what_its_definition_says(case: tuple[np.ndarray, Aggregation]) -> None:
+    readings, aggregation = case
+    assert aggregate(readings, aggregation) == pytest.approx(by_definition(aggregation, readings), rel=1e-9, abs=1e-9)
+
+
+@given(cases(), st.data())
 def test_pooling_equals_the_services_running_score_however_the_rows_arrive(
-    readings: list[float], aggregation: Aggregation, data: st.DataObject
+    case: tuple[np.ndarray, Aggregation], data: st.DataObject
 ) -> None:
-    running = Aggregates([make_signal(aggregation=aggregation.kind, window=aggregation.window)], 1)
-    left = readings
-    while left:
+    readings, aggregation = case
+    fields = {"window": aggregation.window, "agree": aggregation.agree, "columns": aggregation.columns}
+    running = Aggregates([make_signal(aggregation=aggregation.kind, **fields)], 1)
+    left = readings.astype(np.float32)
+    while len(left):
         count = data.draw(st.integers(1, len(left)))
-        rows, left = np.array(left[:count], np.float32)[:, None], left[count:]
-        ones = np.ones_like(rows, dtype=np.bool_)
+        rows, left = left[:count], left[count:]
+        ones = np.ones((count, 1), dtype=np.bool_)
         running.update(Grouped(rows, ones, np.array([0], dtype=np.intp), np.array([0], dtype=np.intp)))
     scores, _ = running.state_of(np.zeros(1, np.intp))
-    assert scores[0, 0] == pytest.approx(aggregate(np.array(readings), aggregation), rel=1e-5, abs=1e-4)
+    assert scores[0, 0] == pytest.approx(aggregate(readings, aggregation), rel=1e-5, abs=1e-4)
 
 
 @given(st.integers(1, 200), KINDS.filter(lambda aggregation: aggregation.kind in LINEAR))

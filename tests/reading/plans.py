@@ -43,6 +43,7 @@ def tap_plan(
         "directions": directions.astype(np.float32),
         "offsets": np.zeros(K, np.float32),
         "signals": slice(first, first + K - 1),
+        "places": slice(first, first + K - 1),
         "control": Control(K - 1, -1e9, 1e9, 0),
         "origins": tuple((digest, 0) for digest in digests or names),
     }

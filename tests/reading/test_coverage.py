@@ -25,6 +25,7 @@ def plan_of(*taps: TapPoint, control: bool = True) -> Plan:
             np.ones((WIDTH, 1), np.float32),
             np.zeros(1, np.float32),
             slice(0, 0),
+            slice(0, 0),
             Control(0, -1, 1, 0) if control else None,
         )
         for tap in taps

@@ -1,0 +1,74 @@
+"""The highest exponential mean on the way: how high the score has ever been, and not where it is now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+
+from sidecar.judge.alike import alike
+from sidecar.judge.kinds import CountArray, DoubleArray, Ema, Grouped
+from sidecar.reading.plan import Signal
+from sidecar.types import BoolArray, FloatArray, IndexArray
+
+_CHUNK = 64  # rows that one small matrix multiplies at a time
+
+
+class MaxEma:
+    """max over i of e_i, where e is the exponential mean of `kinds.Ema`."""
+
+    def __init__(self, signals: Sequence[Signal], slots: int) -> None:
+        self._windows = [signal.window for signal in signals]
+        self._mean = Ema(signals, slots)
+        self._best: DoubleArray = np.zeros((slots, len(signals)))
+
+    def one(self, slots: IndexArray, counts: CountArray, values: FloatArray, valid: BoolArray | None) -> None:
+        self._mean.one(slots, counts, values, valid)
+        now = self._mean.scores(slots, counts)
+        best: DoubleArray = self._best.take(slots, axis=0)
+        new = np.where(counts == 0, now, np.maximum(best, now))
+        if valid is not None:
+            np.copyto(new, best, where=~valid)
+        self._best[slots] = new
+
+    def many(self, rows: Grouped, counts: CountArray) -> None:
+        before = self._mean.scores(rows.slots, counts)
+        stops = rows.starts + rows.lengths
+        for group, (start, stop) in enumerate(zip(rows.starts.tolist(), stops.tolist(), strict=True)):
+            for places, readings in alike(
+                self._windows, counts[group], rows.values[start:stop], rows.valid[start:stop]
+            ):
+                slot, count = rows.slots[group], int(counts[group, places[0]])
+                highest = _highest(readings, before[group, places], self._windows[places[0]], count)
+                seen = self._best[slot, places]
+                self._best[slot, places] = np.maximum(seen, highest) if count else highest
+        self._mean.many(rows, counts)
+
+    def scores(self, slots: IndexArray, counts: CountArray) -> DoubleArray:
+        del counts
+        made: DoubleArray = self._best.take(slots, axis=0)
+        return made
+
+    def reset(self, slot: int) -> None:
+        self._best[slot] = 0.0
+        self._mean.reset(slot)
+
+    def take(self, other: Self, old: int, new: int, slots: IndexArray) -> None:
+        self._best[slots, new] = other._best[slots, old]
+        self._mean.take(other._mean, old, new, slots)
+
+
+def _highest(readings: DoubleArray, mean: DoubleArray, window: int, count: int) -> DoubleArray:
+    """[P], the highest exponential mean while the readings [n, P] come in, after ``count`` others whose mean is [P]."""
+    alpha = 2.0 / (window + 1.0)
+    highest = np.full(readings.shape[1], -np.inf)
+    if not count:
+        mean, highest, readings = readings[0], readings[0], readings[1:]
+    for start in range(0, len(readings), _CHUNK):
+        part = readings[start : start + _CHUNK]
+        age = np.subtract.outer(np.arange(len(part)), np.arange(len(part)))  # [n, n]
+        weight = np.where(age >= 0, alpha * (1.0 - alpha) ** np.maximum(age, 0), 0.0)
+        means = (1.0 - alpha) ** np.arange(1, len(part) + 1)[:, None] * mean + weight @ part  # [n, P]
+        mean, highest = means[-1], np.maximum(highest, means.max(axis=0))
+    return highest

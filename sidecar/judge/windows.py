@@ -1,0 +1,109 @@
+"""The highest score of any window of consecutive readings, for scores that a sum cannot follow: the window itself is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from sidecar.judge.alike import alike
+from sidecar.judge.kinds import CountArray, DoubleArray, Grouped
+from sidecar.reading.plan import Signal
+from sidecar.types import BoolArray, FloatArray, IndexArray
+
+
+class _MaxOfWindows:
+    """max over windows of w readings of ``_score``; the score of all readings while there are fewer. O(w log w) a reading.
+
+    A place of the window that no reading has taken yet holds minus infinity, which ``_score`` must pass over.
+    """
+
+    _columns = 1
+
+    def __init__(self, signals: Sequence[Signal], slots: int) -> None:
+        self._windows = np.array([signal.window for signal in signals], dtype=np.int32)  # [M]
+        self._agree = np.array([signal.agree for signal in signals], dtype=np.int32)
+        width = int(self._windows.max(initial=1))
+        self._best: DoubleArray = np.zeros((slots, len(signals)))
+        self._ring = np.full((slots, len(signals), self._columns, width), -np.inf, dtype=np.float32)  # [slots, M, c, W]
+
+    def _score(self, windows: DoubleArray, agree: CountArray) -> DoubleArray:
+        """[..., c, W] to [...]; agree: [...], at most as many as there are readings."""
+        raise NotImplementedError
+
+    def one(self, slots: IndexArray, counts: CountArray, values: FloatArray, valid: BoolArray | None) -> None:
+        ring = self._ring.take(slots, axis=0)  # [G, M, c, W]
+        group, place = np.indices(counts.shape)
+        new = values.reshape(*counts.shape, self._columns)
+        ring[group, place, :, counts % self._windows] = new
+        now = self._score(ring.astype(np.float64), np.minimum(self._agree, counts + 1))
+        best: DoubleArray = self._best.take(slots, axis=0)
+        better = np.where(counts < self._windows, now, np.maximum(best, now))
+        if valid is not None:
+            ring = np.where(valid[:, :, None, None], ring, self._ring.take(slots, axis=0))
+            np.copyto(better, best, where=~valid)
+        self._ring[slots], self._best[slots] = ring, better
+
+    def many(self, rows: Grouped, counts: CountArray) -> None:
+        stops = rows.starts + rows.lengths
+        windows = self._windows.tolist()
+        for group, (start, stop) in enumerate(zip(rows.starts.tolist(), stops.tolist(), strict=True)):
+            for places, readings in alike(windows, counts[group], rows.values[start:stop], rows.valid[start:stop]):
+                three = readings.reshape(len(readings), len(places), self._columns)
+                self._roll(int(rows.slots[group]), places, int(counts[group, places[0]]), three)
+
+    def _roll(self, slot: int, places: IndexArray, count: int, readings: DoubleArray) -> None:
+        """Readings [n, P, c] of signals with one window that have seen ``count`` readings."""
+        window = int(self._windows[places[0]])
+        kept = np.arange(max(0, count - window), count) % window
+        line = np.concatenate([np.moveaxis(self._ring[slot, places][:, :, kept], 2, 0), readings])  # [k + n, P, c]
+        total = count + len(readings)
+        views = sliding_window_view(line, min(window, len(line)), axis=0)  # [v, P, c, w]
+        agree = np.broadcast_to(np.minimum(self._agree[places], total), views.shape[:2])
+        scores = self._score(views, agree).max(axis=0)
+        if count >= window:
+            scores = np.maximum(scores, self._best[slot, places])
+        newest = line[-window:]
+        cells = np.arange(total - len(newest), total) % window
+        ring = self._ring[slot, places]
+        ring[:, :, cells] = np.moveaxis(newest, 0, 2)
+        self._ring[slot, places] = ring
+        self._best[slot, places] = scores
+
+    def scores(self, slots: IndexArray, counts: CountArray) -> DoubleArray:
+        del counts
+        made: DoubleArray = self._best.take(slots, axis=0)
+        return made
+
+    def reset(self, slot: int) -> None:
+        self._best[slot] = 0.0
+        self._ring[slot] = -np.inf
+
+    def take(self, other: Self, old: int, new: int, slots: IndexArray) -> None:
+        self._best[slots, new] = other._best[slots, old]
+        width = min(self._ring.shape[3], other._ring.shape[3])
+        self._ring[slots, new, :, :width] = other._ring[slots, old, :, :width]
+
+
+class Coherence(_MaxOfWindows):
+    """The window's ``agree``-th highest reading (arXiv 2604.14865): one token that reads high is not enough."""
+
+    def _score(self, windows: DoubleArray, agree: CountArray) -> DoubleArray:
+        ordered = np.sort(windows[..., 0, :], axis=-1)[..., ::-1]
+        found: DoubleArray = np.take_along_axis(ordered, agree[..., None].astype(np.intp) - 1, axis=-1)[..., 0]
+        return found
+
+
+class MaxRollingAttention(_MaxOfWindows):
+    """sum exp(q) v / sum exp(q) over the window (arXiv 2601.11516); columns are value and query."""
+
+    _columns = 2
+
+    def _score(self, windows: DoubleArray, agree: CountArray) -> DoubleArray:
+        del agree
+        values, queries = windows[..., 0, :], windows[..., 1, :]
+        shares = np.exp(queries - queries.max(axis=-1, keepdims=True))
+        found: DoubleArray = (shares * np.where(shares > 0, values, 0.0)).sum(axis=-1) / shares.sum(axis=-1)
+        return found
