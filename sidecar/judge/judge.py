@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, replace
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 
@@ -51,9 +52,15 @@ class Verdict:
     late: tuple[str, ...] = ()
 
 
-def sigmoid(z: DoubleArray) -> DoubleArray:
-    """1 / (1 + exp(-z)), without overflow for any finite z."""
-    return 0.5 * (1.0 + np.tanh(0.5 * z))
+_Floats = TypeVar("_Floats", DoubleArray, FloatArray)
+
+
+def sigmoid(z: _Floats) -> _Floats:
+    """1 / (1 + exp(-z)), without overflow for any finite z; float32 for float32."""
+    halved: _Floats = np.tanh(0.5 * z)
+    halved += 1.0
+    halved *= 0.5
+    return halved
 
 
 class Judge:
@@ -74,6 +81,8 @@ class Judge:
         self._aggregates = Aggregates(signals, limits.requests)
         self._scale = np.array([signal.scale for signal in signals])
         self._offset = np.array([signal.offset for signal in signals])
+        # For histograms: their bins are 9 % wide, and float32 takes a third of the time.
+        self._scale32, self._offset32 = self._scale.astype(np.float32), self._offset.astype(np.float32)
         self._thresholds = Thresholds(signals)
         self._may_flag = np.array([signal.evidence is not Evidence.STALE for signal in signals], dtype=np.bool_)
         self._prompt_only = np.array([signal.span is TokenSpan.PROMPT for signal in signals], dtype=np.bool_)
@@ -204,15 +213,14 @@ class Judge:
         segments, valid = batch.segments, readings.valid
         if any(segments.canaries):
             valid = valid & ~np.repeat(np.array(segments.canaries), segments.rows)[:, None]
-        scores = sigmoid(self._tokens(readings.values) * self._scale + self._offset)  # [T, S]
+        scores = sigmoid(self._tokens(readings.values) * self._scale32 + self._offset32)  # [T, S]
         weight = readings.weight * steps
-        if valid.all():  # no list of places is needed
-            signals, counted = np.tile(np.arange(scores.shape[1]), len(scores)), scores.reshape(-1)
+        same = int(weight[0]) if len(weight) and (weight == weight[0]).all() else 0
+        if same and valid.all():
+            self.token_scores.add_rows(scores, same)
         else:
             rows, signals = np.nonzero(valid)
-            counted = scores[rows, signals]
-        same = int(weight[0]) if len(weight) and (weight == weight[0]).all() else 0
-        self.token_scores.add(signals, counted, same or weight[signals])
+            self.token_scores.add(signals, scores[rows, signals], same or weight[signals])
         if segments.traceparents and self._clock.monotonic_s() - self._shown_s >= _EXEMPLARS_EVERY_S:
             self._shown_s = self._clock.monotonic_s()
             self._show_highest(np.where(valid, scores, -1.0), batch)

@@ -29,6 +29,7 @@ class TallyBank:
         self._edges = edges
         self._width = edges.width
         self._grid = edges.grid
+        self._first = np.arange(size, dtype=np.intp) * edges.width  # [size], of each histogram's bins
         self._counts = np.zeros((size, edges.width), dtype=np.int64)
         self._totals = np.zeros(size, dtype=np.float64)
         self._exemplars = np.zeros((size, len(edges.classic) + 1), dtype=EXEMPLAR)
@@ -38,6 +39,14 @@ class TallyBank:
         doubles = np.ascontiguousarray(values, dtype=np.float64)
         np.add.at(self._counts.reshape(-1), which * self._width + self._grid.find(doubles), weight)
         np.add.at(self._totals, which, doubles * weight)
+
+    def add_rows(self, values: npt.NDArray[np.floating], weight: int = 1) -> None:
+        """Values [n, size], finite: one for every histogram in each row. The same as `add`, for half the time."""
+        doubles = np.ascontiguousarray(values, dtype=np.float64)
+        cells = self._grid.find(doubles.reshape(-1)).reshape(doubles.shape)
+        cells += self._first
+        np.add.at(self._counts.reshape(-1), cells.reshape(-1), weight)
+        self._totals += doubles.sum(axis=0) * weight
 
     def show(self, which: int, exemplar: Exemplar) -> None:
         """Keep the newest exemplar of its classic bucket. The observation itself is added apart."""
