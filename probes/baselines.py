@@ -43,12 +43,30 @@ def _pipelines(count_tokens: Callable[[str], int]) -> dict[str, Any]:
 
 
 def _scores(steps: list[Any], texts: list[str], labels: BoolArray, held_out: list[str]) -> Array:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    """Cross-validate the strength, then train on all; features are made once a fold, for every strength."""
     from sklearn.pipeline import make_pipeline
 
-    model = make_pipeline(*steps, LogisticRegression(class_weight="balanced", max_iter=2000))
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-    search = GridSearchCV(model, {"logisticregression__C": _STRENGTHS}, scoring="roc_auc", cv=folds)
-    search.fit(texts, labels)
-    return np.asarray(search.decision_function(held_out), dtype=np.float64)
+    features = make_pipeline(*steps)
+    strength = _best_strength(features, texts, labels)
+    model = _classifier(strength).fit(features.fit_transform(texts), labels)
+    return np.asarray(model.decision_function(features.transform(held_out)), dtype=np.float64)
+
+
+def _best_strength(features: Any, texts: list[str], labels: BoolArray) -> float:
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedKFold
+
+    found = np.zeros(len(_STRENGTHS))
+    for train, held_out in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(texts, labels):
+        seen = features.fit_transform([texts[at] for at in train])
+        unseen = features.transform([texts[at] for at in held_out])
+        for at, strength in enumerate(_STRENGTHS):
+            model = _classifier(strength).fit(seen, labels[train])
+            found[at] += roc_auc_score(labels[held_out], model.decision_function(unseen))
+    return _STRENGTHS[int(found.argmax())]
+
+
+def _classifier(strength: float) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)

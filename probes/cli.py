@@ -6,10 +6,24 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from probes.commands import inspect, zoo
+from probes.commands import (
+    calibrate,
+    collect,
+    control,
+    evaluate,
+    gate,
+    inspect,
+    pack,
+    report,
+    sign,
+    train,
+    transfer,
+    validate,
+    zoo,
+)
 from probes.errors import LabError
 
-COMMANDS = (inspect, zoo)
+COMMANDS = (collect, train, calibrate, evaluate, validate, report, pack, sign, gate, transfer, control, inspect, zoo)
 EX_INTERRUPTED = 130
 
 
@@ -22,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"probes: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("probes: interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        print("probes: interrupted; what was finished is kept", file=sys.stderr)
         return EX_INTERRUPTED
 
 

@@ -49,7 +49,9 @@ def load_lab_model(folder: Path) -> LabModel:
 
 
 def chat_ids(lab: LabModel, text: str) -> list[int]:
-    """Token ids of one user message through the model's chat template, ready for the model's answer."""
+    """Token ids of one user message through the model's chat template, ready for its answer; of the text alone without one."""
+    if not lab.tokenizer.chat_template:
+        return list(lab.tokenizer(text)["input_ids"])
     messages = [{"role": "user", "content": text}]
     return list(lab.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
 

@@ -8,19 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from probes.states import States
-from probes.train import SKIP_POSITIONS, Direction
 from sidecar.types import FloatArray
 
 Array = npt.NDArray[np.float64]
+SKIP_POSITIONS = 1
 _RIDGE = 100.0
 # The range holds 99 % of the training rows, and a tenth of its width more on either side for texts of other kinds.
 _TAILS = (0.005, 0.995)
 _MARGIN = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """reading = x @ direction + offset, the standardisation folded in, in the float32 that the artifact will carry."""
+
+    direction: FloatArray
+    offset: float
+
+    def read(self, rows: npt.NDArray[Any]) -> Array:
+        """Readings of rows, [..., D] to float64 [...]."""
+        return np.asarray(rows @ self.direction.astype(np.float64) + self.offset, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)

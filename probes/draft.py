@@ -6,13 +6,13 @@ A stage remembers the bytes of the stages before it. When one of those is done a
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
+import json
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
 
+from probes.activations.files import whole_file
 from probes.errors import LabError
 from probes.serving import Served
 from probes.stages import Calibrated, Evaluated, Stage, Training, Validated
@@ -72,19 +72,18 @@ class Draft:
     def write_trained(self, training: Training, served: Served) -> None:
         """Begin anew: later stages no longer count."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(self.folder / WEIGHTS, dump_weights(served.directions, served.offsets))
+        with whole_file(self.folder / WEIGHTS) as file:
+            file.write(dump_weights(served.directions, served.offsets))
         self.write(training)
 
     def write(self, stage: Stage) -> None:
         """One file, whole or not at all."""
         text = stage.model_dump_json(indent=1)
-        _write_whole(
-            self._path(type(stage)), f'{{"built_on": "{self._base(type(stage))}", "stage": {text}}}\n'.encode()
-        )
+        whole = f'{{"built_on": "{self._base(type(stage))}", "stage": {text}}}\n'
+        with whole_file(self._path(type(stage))) as file:
+            file.write(whole.encode())
 
     def _must(self, kind: type[_StageT]) -> _StageT:
-        import json
-
         path = self._path(kind)
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
@@ -127,17 +126,3 @@ _HOW: dict[type[Stage], str] = {
 
 def _before(kind: type[Stage]) -> str:
     return " or ".join(_NEEDS[kind]) or "weights"
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

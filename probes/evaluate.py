@@ -73,7 +73,7 @@ def shuffled_auroc(
     returns the test rows' scores.
     """
     draws = np.random.default_rng(seed)
-    return float(np.mean([auroc(fit_and_score(_shuffled(train, draws)), test) for _ in range(SHUFFLES)]))
+    return float(np.mean([auroc(fit_and_score(shuffled_labels(train, draws)), test) for _ in range(SHUFFLES)]))
 
 
 def _in_order(scores: Array, labels: BoolArray) -> Array:
@@ -82,7 +82,7 @@ def _in_order(scores: Array, labels: BoolArray) -> Array:
     return np.asarray((higher > lower) + 0.5 * (higher == lower), dtype=np.float64)
 
 
-def _shuffled(labels: BoolArray, draws: np.random.Generator) -> BoolArray:
+def shuffled_labels(labels: BoolArray, draws: np.random.Generator) -> BoolArray:
     """Give each class the same share of positive labels."""
     shuffled = np.zeros_like(labels)
     for of_class in (np.flatnonzero(labels), np.flatnonzero(~labels)):

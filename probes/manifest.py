@@ -181,6 +181,10 @@ class Quality(_Strict):
     verdict: Text
 
 
+# Gates that ask whether the model uses what is read. One that is not passed makes the evidence less, and the probe no worse.
+OF_VALIDATION = frozenset({"behaves", "needed", "sufficient", "erased"})
+
+
 class GateResult(_Strict):
     """One thing that was required before release, and whether it was so."""
 
@@ -263,6 +267,11 @@ class Manifest(_Strict):
         if self.evidence is Evidence.STALE:
             raise ValueError("stale is found when an artifact meets a model, never written down")
         return self
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The gates of quality that it did not pass: with any, it was packed as failed, and is shown but never flags."""
+        return tuple(gate.name for gate in self.gates or () if not gate.passed and gate.name not in OF_VALIDATION)
 
     @property
     def where(self) -> TapPoint:

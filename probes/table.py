@@ -8,7 +8,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from probes.manifest import Aggregation, ControlRange, Manifest, Quality, Threshold
+from probes.manifest import ControlRange, GateResult, Manifest, Quality, Threshold
+from probes.training.table import in_words
 from sidecar.types import Evidence
 
 _STYLES = {
@@ -45,13 +46,8 @@ def _where(manifest: Manifest) -> Text:
     contract = manifest.feature_contract
     lines = [manifest.model.name, manifest.tap_point, f"{contract.token_span.value} tokens"]
     if manifest.aggregation is not None:
-        lines.append(_aggregation(manifest.aggregation))
+        lines.append(in_words(manifest.aggregation))
     return Text("\n".join(lines))
-
-
-def _aggregation(aggregation: Aggregation) -> str:
-    name = aggregation.kind.value.replace("_", " ")
-    return f"{name} of {aggregation.window}" if aggregation.kind.value in {"ema", "max_rolling_mean"} else name
 
 
 def _how_good(manifest: Manifest) -> Text:
@@ -62,6 +58,8 @@ def _how_good(manifest: Manifest) -> Text:
         lines.append(_threshold(manifest.threshold))
     if manifest.control_range is not None:
         lines.append(_range(manifest.control_range))
+    if manifest.gates is not None:
+        lines.append(_gates(manifest.gates))
     return Text("\n".join(lines))
 
 
@@ -77,7 +75,13 @@ def _quality(quality: Quality) -> list[str]:
 def _threshold(threshold: Threshold) -> str:
     promise = "certified" if threshold.certified else "not certified"
     share = f"at most {threshold.target_fpr:.0%} of benign"
-    return f"fires above {threshold.probability:.3f}: {share}, {promise} on {threshold.benign_rows}"
+    longer = f"; {len(threshold.buckets)} more for longer requests" if threshold.buckets else ""
+    return f"fires above {threshold.probability:.3f}: {share}, {promise} on {threshold.benign_rows}{longer}"
+
+
+def _gates(gates: Sequence[GateResult]) -> str:
+    failed = [gate.name for gate in gates if not gate.passed]
+    return f"failed: {', '.join(failed)}" if failed else f"all {len(gates)} gates passed"
 
 
 def _range(bounds: ControlRange) -> str:
@@ -85,4 +89,5 @@ def _range(bounds: ControlRange) -> str:
 
 
 def _evidence(manifest: Manifest) -> Text:
-    return Text(manifest.evidence.value, style=_STYLES[manifest.evidence])
+    text = Text(manifest.evidence.value, style=_STYLES[manifest.evidence])
+    return text.append("\nsigned" if manifest.signature is not None else "\nnot signed", style="dim")

@@ -82,8 +82,12 @@ class Artifacts(_Section):
     reload_s: Annotated[Seconds, Field(description="how often the folder is looked at")] = 1.0
     max_columns: Annotated[int, Field(gt=0, le=4096, description="directions per tap point")] = 256
     max_artifacts: Annotated[int, Field(gt=0, le=4096, description="artifacts in the folder")] = 256
+    public_key: Annotated[
+        Path | None,
+        Field(description="Ed25519 key in PEM that must have signed every artifact; empty: none need be signed"),
+    ] = None
 
-    @field_validator("folder", mode="before")
+    @field_validator("folder", "public_key", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value

@@ -105,6 +105,8 @@ class ArtifactReason(StrEnum):
     DUPLICATE_NAME = "duplicate_name"
     TOO_MANY = "too_many"
     OTHER_MODEL = "other_model"
+    UNSIGNED = "unsigned"
+    BAD_SIGNATURE = "bad_signature"
 
 
 class ArtifactError(Exception):

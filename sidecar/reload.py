@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 from probes.artifact import Artifact
 from probes.registry import FolderWatch, load_folder
+from probes.release.signature import KeyFileError, Standing, read_public_key
 from sidecar.config import Config
 from sidecar.errors import ArtifactError, ArtifactReason
 from sidecar.log import Level, Log
@@ -18,15 +20,32 @@ def load_artifacts(config: Config) -> tuple[Artifact, ...]:
     if config.artifacts.folder is None:
         return ()
     found = load_folder(config.artifacts.folder, limit=config.artifacts.max_artifacts)
+    if config.artifacts.public_key is not None:
+        check_signatures(found, config.artifacts.public_key)
     columns: dict[str, int] = {}
     for one in found:
-        where = one.manifest.tap_point
-        columns[where] = columns.get(where, 0) + one.directions.shape[1]
-        if columns[where] > config.artifacts.max_columns:
-            raise ArtifactError(
-                ArtifactReason.TOO_MANY, f"{where}: more than {config.artifacts.max_columns} directions"
-            )
+        for where in one.manifest.everywhere:
+            columns[where.name] = columns.get(where.name, 0) + one.manifest.columns
+            if columns[where.name] > config.artifacts.max_columns:
+                raise ArtifactError(
+                    ArtifactReason.TOO_MANY, f"{where.name}: more than {config.artifacts.max_columns} directions"
+                )
     return found
+
+
+def check_signatures(found: tuple[Artifact, ...], public_key: Path) -> None:
+    """Raises ArtifactError, naming the artifact, unless every one was signed by that key. The key is read each time."""
+    try:
+        key = read_public_key(public_key)
+    except KeyFileError:  # its text has the path, which must not reach a log
+        raise ArtifactError(ArtifactReason.UNREADABLE, "artifacts.public_key is no Ed25519 key in PEM") from None
+    for one in found:
+        standing = key.standing(one.manifest)
+        if standing is Standing.UNSIGNED:
+            raise ArtifactError(ArtifactReason.UNSIGNED, f"{one.manifest.name}: not signed")
+        if standing is not Standing.SOUND:
+            text = "signed by another key" if standing is Standing.OTHER_KEY else "changed since it was signed"
+            raise ArtifactError(ArtifactReason.BAD_SIGNATURE, f"{one.manifest.name}: {text}")
 
 
 class Reloader:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.resources
-import json
 import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+_MOST = 100  # artifacts that are shipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,14 @@ def shipped_artifacts() -> Path:
 
 
 def _signal(options: DemoOptions) -> Iterator[str]:
-    """A name that no probe has would block nothing, and say nothing."""
+    """A name that no probe has, or one that never acts since it failed its gates, would block nothing, and say nothing."""
     if options.block is None:
         return
-    manifests = [json.loads(file.read_text()) for file in shipped_artifacts().glob("*/manifest.json")]
-    names = sorted(one["name"] for one in manifests if one["kind"] == "linear_probe")
+    from probes.manifest import Kind
+    from probes.registry import load_folder
+
+    shipped = [one.manifest for one in load_folder(shipped_artifacts(), limit=_MOST)]
+    names = sorted(one.name for one in shipped if one.kind is Kind.LINEAR_PROBE and not one.failed)
     if options.block not in names:
         yield f"--block {options.block}: want one of {', '.join(names)}"
 

@@ -22,7 +22,7 @@ from sidecar.judge.thresholds import Thresholds
 from sidecar.reading.plan import Plan
 from sidecar.reading.read import Readings
 from sidecar.snapshot import EndedRequest, Exemplar, SignalScore
-from sidecar.types import Action, BoolArray, EngineId, Evidence, FloatArray, Phase, RequestId, StepBatch, TraceParent
+from sidecar.types import Action, BoolArray, EngineId, FloatArray, Phase, RequestId, StepBatch, TraceParent
 
 _ENDED_AT_ONCE = 32
 _EXEMPLARS_EVERY_S = 1.0  # finer than any scrape; a step's cost must not grow with the number of traces
@@ -84,7 +84,7 @@ class Judge:
         # For histograms: their bins are 9 % wide, and float32 takes a third of the time.
         self._scale32, self._offset32 = self._scale.astype(np.float32), self._offset.astype(np.float32)
         self._thresholds = Thresholds(signals)
-        self._may_flag = np.array([signal.evidence is not Evidence.STALE for signal in signals], dtype=np.bool_)
+        self._may_flag = np.array([signal.may_flag for signal in signals], dtype=np.bool_)
         self._prompt_only = np.array([signal.span is TokenSpan.PROMPT for signal in signals], dtype=np.bool_)
         self._any_prompt_only = bool(self._prompt_only.any())
         windows = np.array([max(1, signal.window) for signal in signals], dtype=np.int32)

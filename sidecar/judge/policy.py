@@ -9,7 +9,7 @@ import numpy as np
 
 from sidecar.config import Verdicts
 from sidecar.reading.plan import Plan, Signal
-from sidecar.types import Action, BoolArray, Evidence, IndexArray
+from sidecar.types import Action, BoolArray, IndexArray
 
 _STRENGTH = {action: strength for strength, action in enumerate(Action)}
 _DECIDING = (Action.ESCALATE, Action.BLOCK)
@@ -35,12 +35,12 @@ def verdict_signals(verdicts: Verdicts, names: Iterable[str]) -> frozenset[str]:
 class Policy:
     """The config's actions, bound to a plan's signals. Owned by the judge's thread.
 
-    A signal with stale evidence never acts, whatever is configured: it is read, but not judged.
+    A signal that is stale, or that failed a gate before its release, never acts, whatever is configured: read, not judged.
     """
 
     def __init__(self, verdicts: Verdicts, plan: Plan) -> None:
         self._names = np.array([signal.name for signal in plan.signals], dtype=np.object_)
-        self._acts = np.array([signal.evidence is not Evidence.STALE for signal in plan.signals], dtype=np.bool_)
+        self._acts = np.array([signal.may_flag for signal in plan.signals], dtype=np.bool_)
         self._strength = np.array([_STRENGTH[_action(verdicts, signal)] for signal in plan.signals], dtype=np.int8)
         self._last: tuple[tuple[bytes, bytes], Told] | None = None  # what was told last: mostly it is told again
         self.at_deadline = verdicts.at_deadline
@@ -80,4 +80,4 @@ class Policy:
 
 
 def _action(verdicts: Verdicts, signal: Signal) -> Action:
-    return Action.ALLOW if signal.evidence is Evidence.STALE else verdicts.signals.get(signal.name, verdicts.default)
+    return verdicts.signals.get(signal.name, verdicts.default) if signal.may_flag else Action.ALLOW

@@ -44,6 +44,12 @@ class Signal:
     agree: int = 1
     also: tuple[TapPoint, ...] = ()  # further tap points, whose readings are added
     buckets: tuple[tuple[int, float], ...] = ()  # (tokens read, threshold from there on), by rising length
+    failed: bool = False  # a gate before its release: shown, never flagging
+
+    @property
+    def may_flag(self) -> bool:
+        """Whether it has earned that anybody acts on it, here and now."""
+        return self.evidence is not Evidence.STALE and not self.failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,4 +272,5 @@ def _signal(artifact: Artifact, column: int, evidence: Evidence, reason: str) ->
         manifest.aggregation.agree,
         manifest.everywhere[1:],
         tuple((bucket.min_tokens, bucket.probability) for bucket in manifest.threshold.buckets),
+        bool(manifest.failed),
     )

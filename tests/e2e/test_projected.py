@@ -139,10 +139,10 @@ def test_a_plan_that_changes_under_load_is_swapped_between_steps(engine, seen, s
 
     def change(tap: Any) -> None:
         before = tap.client.plan.generation
-        if (folder / "spam").exists():
-            shutil.rmtree(folder / "spam")
+        if (folder / "sentiment").exists():
+            shutil.rmtree(folder / "sentiment")
         else:
-            shutil.copytree(shipped_artifacts() / "spam", folder / "spam")
+            shutil.copytree(shipped_artifacts() / "sentiment", folder / "sentiment")
         wait_for(lambda: tap.client.plan.generation > before)
 
     generate(engine, running.address, rounds=4, between=change)
@@ -151,10 +151,10 @@ def test_a_plan_that_changes_under_load_is_swapped_between_steps(engine, seen, s
     assert generations == sorted(generations)
     for batch, readings in seen:
         assert readings.generation == batch.plan_generation
-    with_spam = {name for _, _, name in by_place([one for one in seen if one[0].plan_generation == generations[0]])}
+    with_it = {name for _, _, name in by_place([one for one in seen if one[0].plan_generation == generations[0]])}
     without = {
         name for _, _, name in by_place([one for one in seen if one[0].plan_generation == generations[NEW_TOKENS]])
     }
-    assert with_spam - without == {"spam"}
+    assert with_it - without == {"sentiment"}
     status = running.status()
     assert (status.taps.sent, status.taps.ok) == (status.step_batches.received, status.step_batches.scored)

@@ -48,8 +48,9 @@ def test_of_several_signals_the_strongest_action_holds_and_a_block_is_never_soft
     assert act(policy, 0, 1) is act(policy, 1, 0) is strongest
 
 
-def test_a_signal_with_stale_evidence_never_acts_and_is_not_said_to_have_been_read():
-    plan = plan_of(make_signal("old", evidence=Evidence.STALE), make_signal("new"))
+@pytest.mark.parametrize("why", [{"evidence": Evidence.STALE}, {"evidence": Evidence.USED, "failed": True}])
+def test_a_signal_that_is_stale_or_failed_its_gates_never_acts_and_is_not_said_to_have_been_read(why):
+    plan = plan_of(make_signal("old", **why), make_signal("new"))
     policy = Policy(Verdicts(default=Action.BLOCK, signals={"old": Action.BLOCK}), plan)
     assert act(policy, 0) is Action.ALLOW
     everything, nothing = np.ones(2, dtype=bool), np.zeros(2, dtype=bool)

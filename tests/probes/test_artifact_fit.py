@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 
 from probes.artifact import Artifact, fit, load_artifact
+from probes.causal.evidence import GateName
+from probes.manifest import OF_VALIDATION
+from probes.registry import load_folder
 from sidecar.errors import ArtifactError, ArtifactReason
+from sidecar.reading.plan import build_plan
 from sidecar.types import Evidence, ModelIdentity
 from tests.probes.builders import MODEL, write_artifact
 
@@ -68,3 +72,24 @@ def test_the_same_model_keeps_the_manifests_own_evidence(root: Path, evidence: s
     manifest = write_artifact(root, "another", evidence=evidence)
     other_engine_version: ModelIdentity = replace(MODEL, name="renamed", engine_version="9.9")
     assert fit(manifest, other_engine_version).evidence is Evidence(evidence)
+
+
+def gate(name: str, *, passed: bool) -> dict[str, Any]:
+    return {"name": name, "passed": passed, "text": "so it is"}
+
+
+def test_an_artifact_that_failed_a_gate_of_quality_is_in_the_plan_and_may_not_flag(root: Path) -> None:
+    gates = [gate("beats_text", passed=False), gate("not_length", passed=True), gate("threshold", passed=False)]
+    write_artifact(root, "another", evidence="used", gates=gates)
+    plan = build_plan(1, load_folder(root, limit=2), MODEL)
+    told = {one.name: one.reason for one in plan.artifacts}
+    assert told == {"another": "it failed its gates: beats_text, threshold", "probe_one": ""}
+    assert {one.name: one.may_flag for one in plan.signals} == {"another": False, "probe_one": True}
+
+
+@pytest.mark.parametrize("name", [*GateName])
+def test_a_gate_of_validation_says_what_is_shown_of_a_probe_and_does_not_make_it_fail(root: Path, name: str) -> None:
+    manifest = write_artifact(root, "another", evidence="decodable", gates=[gate(name, passed=False)])
+    assert set(GateName) == OF_VALIDATION
+    assert manifest.failed == ()
+    assert fit(manifest, MODEL).reason == ""

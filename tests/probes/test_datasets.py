@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from probes.build_control import SETS, TEXT_LIMIT
 from probes.datasets import (
     SHINGLE_WORDS,
     Example,
+    Source,
     Split,
     data_digest,
     load_examples,
     normalised,
     unique_examples,
 )
-from probes.recipes import PROBES, TEXT_LIMIT, ProbeRecipe
 
 needs_sets = pytest.mark.skipif(
     importlib.util.find_spec("sae_probes") is None,
@@ -84,9 +85,9 @@ def test_digest_tells_which_rows_were_used() -> None:
 
 
 @needs_sets
-@pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.name)
-def test_the_shipped_probes_sets_are_apart_and_balanced_enough(probe: ProbeRecipe) -> None:
-    examples = load_examples(probe.source, limit=TEXT_LIMIT)
+@pytest.mark.parametrize("source", SETS, ids=lambda source: source.file)
+def test_the_controls_sets_are_apart_and_balanced_enough(source: Source) -> None:
+    examples = load_examples(source, limit=TEXT_LIMIT)
     assert_apart(list(examples))
     assert len(examples) <= TEXT_LIMIT
     for split in Split:
@@ -97,6 +98,6 @@ def test_the_shipped_probes_sets_are_apart_and_balanced_enough(probe: ProbeRecip
 
 @needs_sets
 def test_a_smaller_limit_takes_some_of_the_same_texts() -> None:
-    many, few = (load_examples(PROBES[0].source, limit=limit) for limit in (400, 100))
+    many, few = (load_examples(SETS[0], limit=limit) for limit in (400, 100))
     assert set(few) < set(many)
     assert len(few) == 100

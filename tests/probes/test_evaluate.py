@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probes.evaluate import Comparison, auroc, compare, shuffled_auroc
-from probes.train import fit_direction
-from probes.verdict import Findings, evidence_of, verdict_of
-from sidecar.types import BoolArray, Evidence
+from probes.evaluate import auroc, compare, shuffled_auroc
+from sidecar.types import BoolArray
 
 ROWS = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=40).filter(
     lambda rows: len({label for _, label in rows}) == 2
@@ -84,39 +80,7 @@ def test_shuffled_labels_score_half_unless_something_leaks(leak: float, low: flo
     unseen = rng.standard_normal((300, 10)) + held_out[:, None]
 
     def fit_and_score(labels: BoolArray) -> np.ndarray:
-        return fit_direction(features, labels, 0.1).read(unseen) + leak * held_out
+        slope = features[labels].mean(axis=0) - features[~labels].mean(axis=0)
+        return unseen @ slope + leak * held_out
 
     assert low <= shuffled_auroc(fit_and_score, train, held_out, seed=0) <= high
-
-
-FOUND = Findings(
-    compared=Comparison(0.9, (0.85, 0.95), 0.1, (0.05, 0.15)),
-    baselines={"length": 0.6, "tfidf_word": 0.8},
-    shuffled=0.49,
-    test_rows=500,
-    recall=0.6,
-    false_alarms=0.04,
-    everyday=2,
-    everyday_prompts=48,
-    calibrated_tokens=(35, 90),
-    cached_shift=0.1,
-)
-
-
-def with_gain(gain: float, low: float, high: float) -> Findings:
-    return replace(FOUND, compared=replace(FOUND.compared, gain=gain, gain_interval=(low, high)))
-
-
-@pytest.mark.parametrize(
-    ("found", "evidence", "words"),
-    [
-        (FOUND, Evidence.DECODABLE, "Beats what the text alone shows: AUROC 0.900 against 0.800"),
-        (with_gain(0.02, -0.01, 0.05), Evidence.UNVERIFIED, "Not shown to be better"),
-        (with_gain(-0.1, -0.15, -0.05), Evidence.UNVERIFIED, "Worse than what the text alone shows"),
-        (replace(FOUND, shuffled=0.62), Evidence.UNVERIFIED, "do not trust these numbers"),
-        (replace(FOUND, shuffled=0.38), Evidence.UNVERIFIED, "do not trust these numbers"),
-    ],
-)
-def test_verdict_says_which_way_it_went_and_evidence_agrees(found: Findings, evidence: Evidence, words: str) -> None:
-    assert evidence_of(found) is evidence
-    assert words in verdict_of(found)

@@ -1,0 +1,76 @@
+"""Open a local decoder, by its transformers folder or its GGUF file; nothing is ever downloaded, no pickle is ever read."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from probes.collect import LabModel
+from probes.errors import LabError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+ModelDtype = Literal["float32", "bfloat16", "float16"]
+GGUF = ".gguf"
+
+
+def open_model(path: Path, dtype: ModelDtype = "float32") -> LabModel:
+    """Load a model on one thread (two on busy cores are slower by far) and fingerprint it as the tap does.
+
+    path: a folder with safetensors weights, a config and a fast tokenizer; for a GGUF file see `prepared`. Raises LabError
+    naming the folder if it is not there, not whole, no decoder, or needs code of its own.
+    """
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+
+    from sidecar.tap.identity import identify, text_digest
+
+    torch.set_num_threads(1)
+    auto: Any = transformers  # its loaders have no types
+    auto.utils.logging.disable_progress_bar()
+    if not (path / "config.json").is_file():
+        raise LabError(f"{path} is no folder of a transformers model: it has no config.json")
+    try:
+        tokenizer = auto.AutoTokenizer.from_pretrained(path, local_files_only=True)
+        model = auto.AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
+        ).eval()
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise LabError(f"{path} cannot be loaded: {_first_line(error)}") from None
+    identity = identify(model, tokenizer, name=path.name)
+    if not identity.tokenizer_digest:
+        raise LabError(
+            f"{path}: a probe is bound to its tokenizer, and this one, which is not a fast one, has no digest"
+        )
+    return LabModel(model, tokenizer, identity, text_digest(tokenizer.chat_template))
+
+
+def prepared(path: Path, bars: Progress) -> Path:
+    """The folder to open for ``path``: itself, or for a GGUF file its weights expanded to float32, made once in the cache.
+
+    Raises LabError if the file is not there or cannot be expanded.
+    """
+    if path.suffix.casefold() != GGUF:
+        return path
+    from probes.smollm2 import CONVERSION, cache_folder, convert_gguf, file_digest
+    from probes.whole import whole_folder
+
+    if not path.is_file():
+        raise LabError(f"{path} is not there")
+    digest = file_digest(path)
+    try:
+        return whole_folder(
+            cache_folder() / "gguf" / digest[:16] / path.stem,
+            f"{digest} conversion {CONVERSION}",
+            lambda folder: convert_gguf(path, folder, bars),
+        )
+    except (OSError, ValueError, LookupError, RuntimeError, ImportError, struct.error) as error:
+        raise LabError(f"{path} cannot be expanded: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

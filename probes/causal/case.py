@@ -1,0 +1,160 @@
+"""A probe, its store, its model and how they are put to the test; and what is made ready once, before any intervention."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from probes.causal.behaviour import Behaviour, contrast
+from probes.causal.bench import Bench
+from probes.causal.directions import Null, spread, subspace
+from probes.causal.effects import FEWEST_RANDOMS
+from probes.causal.erasure import Refit, fit_erasure, pooled, refit
+from probes.causal.pairs import paired
+from probes.causal.questions import Limits, Questions, questions
+from probes.causal.resume import Resumed
+from probes.draft import Draft
+from probes.errors import LabError
+from probes.quality.rows import rows_of
+from probes.stages import Part
+from probes.weights import dump_weights
+from sidecar.types import TapPoint
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from probes.activations.store import ActivationStore
+    from probes.collect import LabModel
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """behaviour: None asks which of the probe's two labels fits. budget_s: for the passes with edits.
+
+    texts: how many test texts at most, half of each label. steer: numbers of standard deviations; see `probes.causal.evidence`.
+    """
+
+    behaviour: Behaviour | None = None
+    budget_s: float = 300.0
+    randoms: int = 20
+    texts: int = 64
+    max_tokens: int = 1024
+    steer: tuple[float, ...] = (2.0,)
+    null: Null = Null.MATCHED
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises LabError for what could not work."""
+        if self.randoms < FEWEST_RANDOMS:
+            raise LabError(f"with fewer than {FEWEST_RANDOMS} random directions no effect could be told from chance")
+        if not self.steer or not all(0 < multiple < math.inf for multiple in self.steer):
+            raise LabError("steering wants numbers of standard deviations above 0")
+        if not self.budget_s > 0:
+            raise LabError("the budget must be above 0 seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Made by `open_case`."""
+
+    draft: Draft
+    lab: LabModel
+    store: ActivationStore
+    settings: Settings
+    behaviour: Behaviour
+
+    @property
+    def where(self) -> TapPoint:
+        return TapPoint.parse(self.draft.training.tap_point)
+
+    @property
+    def max_tokens(self) -> int:
+        """Of a prompt: what was asked for, or what the model reads if that is less."""
+        config = self.lab.model.config.get_text_config(decoder=True)
+        reads = getattr(config, "max_position_embeddings", None)
+        return min(self.settings.max_tokens, reads or self.settings.max_tokens)
+
+    def questions(self) -> Questions:
+        """Raises LabError if there are too few test texts to ask about."""
+        rows = rows_of(self.store, self.draft.training, Part.TEST)
+        limits = Limits(self.settings.texts, self.max_tokens, self.settings.seed)
+        return questions(self.lab.tokenizer, self.behaviour, self.store.facts, rows.texts, limits)
+
+    def bench(self, bars: Progress) -> tuple[Bench, Refit]:
+        """Ask the untouched model, fit the erasure, and lay out all that interventions need."""
+        asked = self.questions()
+        resumed = Resumed(self.lab.model, self.where, asked.answers, self.store.facts.skip_positions)
+        task = bars.add_task(f"asking about {len(asked.prompts)} texts", total=len(asked.prompts))
+        resumed.begin(asked.prompts, lambda count: bars.advance(task, count))
+        states = tuple(resumed.states())
+        pairs, how = paired(asked.pairs, asked.labels, asked.lengths)
+        train, test = (rows_of(self.store, self.draft.training, part) for part in (Part.TRAIN, Part.TEST))
+        aggregation = self.draft.training.aggregation
+        seen, unseen = (pooled(self.store.at(self.where), rows.at, aggregation) for rows in (train, test))
+        erasure = fit_erasure(seen, train.labels)
+        bench = Bench(
+            resumed=resumed,
+            questions=asked,
+            measure=self.behaviour.measure,
+            probe=subspace(self.draft.served),
+            around=spread(states),
+            states=states,
+            erasure=erasure,
+            pairs=pairs,
+            paired=how,
+            null=self.settings.null,
+            randoms=self.settings.randoms,
+            seed=self.settings.seed,
+        )
+        return bench, refit(erasure, seen, train.labels, unseen, test.labels)
+
+    def fingerprint(self, asked: Questions) -> str:
+        """Hex SHA-256 of all that a pass's log-odds depend on: passes of another probe, question or model are never taken up."""
+        served, training = self.draft.served, self.draft.training
+        told = [
+            self.store.digest,
+            self.lab.identity.weights_digest,
+            training.tap_point,
+            [part.value for part in training.parts],
+            training.aggregation.model_dump(mode="json"),
+            [self.settings.null.value, self.settings.seed],
+            [asked.prompts, asked.answers],
+        ]
+        weights = dump_weights(served.directions, served.offsets)
+        return hashlib.sha256(json.dumps(told).encode() + weights).hexdigest()
+
+
+def open_case(draft: Draft, lab: LabModel, settings: Settings) -> Case:
+    """Raises LabError if settings cannot work, the activations are gone, or the model is not the one that they come from."""
+    from probes.activations.store import ActivationStore
+
+    settings.check()
+    training = draft.training
+    store = ActivationStore.open(Path(training.store))
+    _must_match(store, lab)
+    behaviour = settings.behaviour or contrast(training.positive_label, training.negative_label, chat=store.facts.chat)
+    return Case(draft, lab, store, settings, behaviour)
+
+
+def _must_match(store: ActivationStore, lab: LabModel) -> None:
+    """Refuse a model that the activations do not come from, naming both sides."""
+    made, here = store.facts.model, lab.identity
+    sides = [
+        ("architecture", made.architecture, here.architecture),
+        ("blocks", made.layers, here.layers),
+        ("width", store.facts.width, here.width),
+        ("tokenizer digest", made.tokenizer_digest, here.tokenizer_digest),
+        ("weights digest", made.weights_digest, here.weights_digest),
+        ("chat template digest", store.facts.chat_template_digest, lab.template_digest if store.facts.chat else ""),
+    ]
+    others = [f"{what} {_short(theirs)} there, {_short(ours)} here" for what, theirs, ours in sides if theirs != ours]
+    if others:
+        raise LabError(f"{store.folder} was collected on another model ({made.name}): {'; '.join(others)}")
+
+
+def _short(value: object) -> str:
+    return str(value)[:40] or "none"
