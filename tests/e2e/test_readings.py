@@ -17,7 +17,6 @@ from sidecar.reading.read import read as real_read
 from sidecar.types import StepBatch
 from tests.e2e.own import python_block
 from tests.e2e.waiting import wait_for
-from tests.service.client import Client
 
 pytestmark = pytest.mark.model
 
@@ -163,9 +162,13 @@ def test_praise_scores_above_complaint(engine, serve):
             model.generate(**chat, max_new_tokens=2, do_sample=False)
         finally:
             tap.detach(10.0)
-        with Client(running) as client:
-            scores[mood] = next(one.mean for one in client.status().signals if one.name == "sentiment")
+        wait_for(lambda running=running: sentiment(running).requests == 1)
+        scores[mood] = sentiment(running).request_scores.total
     assert scores["praise"] > scores["complaint"] + 0.2, scores
+
+
+def sentiment(running):
+    return next(one for one in running.snapshot().signals if one.name == "sentiment")
 
 
 @pytest.mark.parametrize("shift", [-4, 4])

@@ -57,11 +57,12 @@ def test_all_were_made_on_one_model() -> None:
     assert {artifact.manifest.feature_contract.skip_positions for artifact in ARTIFACTS.values()} == {SKIP_POSITIONS}
 
 
-def test_sentiment_beats_the_best_text_baseline() -> None:
+def test_sentiment_beats_the_best_text_baseline_and_the_model_uses_it() -> None:
     manifest = ARTIFACTS["sentiment"].manifest
     assert manifest.quality is not None
     assert manifest.quality.gain_interval[0] > 0
-    assert manifest.evidence is Evidence.DECODABLE
+    assert manifest.evidence is Evidence.USED
+    assert not manifest.failed
 
 
 @by_name
