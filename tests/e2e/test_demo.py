@@ -55,11 +55,11 @@ def test_the_demo_hears_every_token_and_leaves_nothing_running(smollm2, tmp_path
     tap = got["tap"]
     assert tap["sent"] == tap["ok"] == got["step_batches"]["received"]
     assert (tap["refused"], tap["unknown"], tap["dropped"]) == (0, 0, 0)
-    assert len(got["signals"]) == 3
+    shipped = {one.manifest.name: one.manifest for one in load_folder(shipped_artifacts(), limit=99)}
+    assert set(got["signals"]) == {name for name, one in shipped.items() if one.quality is not None}
     for one in got["signals"].values():
         assert one["readings"] > 0
         assert 0 < one["mean"] < 1
-    shipped = {one.manifest.name: one.manifest for one in load_folder(shipped_artifacts(), limit=99)}
     assert got["signals"]["sentiment"]["evidence"] == shipped["sentiment"].evidence.value
     assert got["coverage"]
     for one in got["coverage"].values():

@@ -63,13 +63,20 @@ def seen(monkeypatch) -> list[tuple[StepBatch, Readings]]:
 def by_place(seen: list[tuple[StepBatch, Readings]]) -> Iterator[tuple[str, int, int, str, float]]:
     """(request, position, phase, signal, reading) of everything that was read."""
     for batch, readings in seen:
-        segments = batch.segments
+        segments, plan = batch.segments, readings.plan
+        columns = range(len(plan.signals)) if plan.firsts is None else plan.firsts.tolist()
         for g, request in enumerate(segments.request_ids):
             for row in range(segments.starts[g], segments.starts[g] + segments.rows[g]):
-                for s, signal in enumerate(readings.plan.signals):
+                for s, signal in enumerate(plan.signals):
                     if readings.valid[row, s]:
                         place = int(segments.positions[row])
-                        yield request, place, int(segments.phases[g]), signal.name, float(readings.values[row, s])
+                        yield (
+                            request,
+                            place,
+                            int(segments.phases[g]),
+                            signal.name,
+                            float(readings.values[row, columns[s]]),
+                        )
 
 
 def reference(model: Any, ids: list[int], plan: Any, pad: int = 0) -> dict[tuple[int, str], float]:
