@@ -230,6 +230,7 @@ def test_a_shipped_probe_has_its_report_and_both_say_the_same(recipe: Recipe) ->
     assert manifest.quality.verdict.startswith("FAILED: ") == bool(manifest.failed)
     assert read_row(folder).cells[-1].startswith("failed: ") == bool(manifest.failed)
     assert told["validation"] is not None
+    assert repr(recipe.behaviour.template) in told["validation"]["behaviour"], "it was asked another question"
     assert "/tmp" not in (folder / "report.json").read_text(encoding="utf-8")
 
 

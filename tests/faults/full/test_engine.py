@@ -112,7 +112,8 @@ def test_throughput_beside_a_frozen_sidecar_is_that_without_a_tap(home, record, 
                         tap.detach()
         client.stop(1.0)
     ratio, interval = median_interval(np.array(bare) / np.array(tapped))
-    assert interval[1] >= 1.0  # not slower, as far as these pairs can tell
+    # One 95 % interval in forty lies below 1 by chance alone: the record says whether it does, the test leaves room.
+    assert interval[1] >= 0.97
     record(
         "real engine",
         "paired throughput, sidecar frozen",
