@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from sidecar.judge.kinds import CountArray, DoubleArray
-from sidecar.types import BoolArray, FloatArray, IndexArray
+from sidecar.judge.kinds import CountArray, DoubleArray, Grouped
+from sidecar.types import IndexArray
 
 
-def alike(
-    windows: Sequence[int], counts: CountArray, values: FloatArray, valid: BoolArray
-) -> Iterator[tuple[IndexArray, DoubleArray]]:
-    """(signals [P], their valid readings [n, P]) for every group of one window, one count and one choice of rows; n >= 1.
+class Alike(NamedTuple):
+    """Several signals of one request, and what they take in."""
 
-    windows, counts: [M] of one request; values [T, C], C a multiple of M; valid [T, M]. With C > M the readings are [n, P, C / M].
-    """
-    groups: defaultdict[tuple[int, int, bytes], list[int]] = defaultdict(list)
-    for place, (window, count) in enumerate(zip(windows, counts.tolist(), strict=True)):
-        groups[window, count, valid[:, place].tobytes()].append(place)
-    several = values.reshape(len(values), len(windows), -1)  # [T, M, C / M]
-    for places in groups.values():
-        rows = valid[:, places[0]]
-        if rows.any():
-            chosen = several[rows][:, places].astype(np.float64)
-            yield np.array(places), chosen[:, :, 0] if chosen.shape[2] == 1 else chosen
+    group: int
+    slot: int
+    places: IndexArray  # [P], the signals
+    seen: int  # how many readings they have had before
+    readings: DoubleArray  # [n, P], or [n, P, C / M] where signals have several columns; n >= 1
+
+
+def alike(windows: Sequence[int], rows: Grouped, counts: CountArray) -> Iterator[Alike]:
+    """Of every request, signals of one window, one count and one choice of rows. windows: [M]; counts: [G, M] before these rows."""
+    stops = rows.starts + rows.lengths
+    for group, (start, stop) in enumerate(zip(rows.starts.tolist(), stops.tolist(), strict=True)):
+        values, valid = rows.values[start:stop], rows.valid[start:stop]
+        together: defaultdict[tuple[int, int, bytes], list[int]] = defaultdict(list)
+        for place, (window, count) in enumerate(zip(windows, counts[group].tolist(), strict=True)):
+            together[window, count, valid[:, place].tobytes()].append(place)
+        several = values.reshape(len(values), len(windows), -1)  # [T, M, C / M]
+        for (_, count, _), places in together.items():
+            chosen = several[valid[:, places[0]]][:, places].astype(np.float64)
+            if len(chosen):
+                readings = chosen[:, :, 0] if chosen.shape[2] == 1 else chosen
+                yield Alike(group, int(rows.slots[group]), np.array(places), count, readings)

@@ -34,15 +34,10 @@ class MaxEma:
 
     def many(self, rows: Grouped, counts: CountArray) -> None:
         before = self._mean.scores(rows.slots, counts)
-        stops = rows.starts + rows.lengths
-        for group, (start, stop) in enumerate(zip(rows.starts.tolist(), stops.tolist(), strict=True)):
-            for places, readings in alike(
-                self._windows, counts[group], rows.values[start:stop], rows.valid[start:stop]
-            ):
-                slot, count = rows.slots[group], int(counts[group, places[0]])
-                highest = _highest(readings, before[group, places], self._windows[places[0]], count)
-                seen = self._best[slot, places]
-                self._best[slot, places] = np.maximum(seen, highest) if count else highest
+        for group, slot, places, count, readings in alike(self._windows, rows, counts):
+            highest = _highest(readings, before[group, places], self._windows[places[0]], count)
+            seen = self._best[slot, places]
+            self._best[slot, places] = np.maximum(seen, highest) if count else highest
         self._mean.many(rows, counts)
 
     def scores(self, slots: IndexArray, counts: CountArray) -> DoubleArray:

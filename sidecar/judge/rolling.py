@@ -74,11 +74,8 @@ class MaxRollingMean:
         sums[group, place] = self._ring[slots[group], place].sum(axis=1, dtype=np.float64)
 
     def many(self, rows: Grouped, counts: CountArray) -> None:
-        stops = rows.starts + rows.lengths
-        windows = self._windows.tolist()
-        for group, (start, stop) in enumerate(zip(rows.starts.tolist(), stops.tolist(), strict=True)):
-            for places, readings in alike(windows, counts[group], rows.values[start:stop], rows.valid[start:stop]):
-                self._roll(int(rows.slots[group]), places, int(counts[group, places[0]]), readings)
+        for one in alike(self._windows.tolist(), rows, counts):
+            self._roll(one.slot, one.places, one.seen, one.readings)
 
     def _roll(self, slot: int, places: IndexArray, count: int, readings: DoubleArray) -> None:
         """Readings [n, P] of one request, for signals that have seen ``count`` readings and have the same window."""

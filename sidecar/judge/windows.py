@@ -47,12 +47,9 @@ class _MaxOfWindows:
         self._ring[slots], self._best[slots] = ring, better
 
     def many(self, rows: Grouped, counts: CountArray) -> None:
-        stops = rows.starts + rows.lengths
-        windows = self._windows.tolist()
-        for group, (start, stop) in enumerate(zip(rows.starts.tolist(), stops.tolist(), strict=True)):
-            for places, readings in alike(windows, counts[group], rows.values[start:stop], rows.valid[start:stop]):
-                three = readings.reshape(len(readings), len(places), self._columns)
-                self._roll(int(rows.slots[group]), places, int(counts[group, places[0]]), three)
+        for one in alike(self._windows.tolist(), rows, counts):
+            readings = one.readings.reshape(len(one.readings), len(one.places), self._columns)
+            self._roll(one.slot, one.places, one.seen, readings)
 
     def _roll(self, slot: int, places: IndexArray, count: int, readings: DoubleArray) -> None:
         """Readings [n, P, c] of signals with one window that have seen ``count`` readings."""
