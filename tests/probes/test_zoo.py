@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +37,10 @@ needs_sets = pytest.mark.skipif(
 by_name = pytest.mark.parametrize("artifact", READERS, ids=lambda artifact: artifact.manifest.name)
 
 
-def test_nothing_is_shipped_that_no_recipe_makes() -> None:
-    assert set(ARTIFACTS) <= set(artifact_names())
-    assert "sentiment" in ARTIFACTS
+def test_everything_is_shipped_but_what_the_page_says_is_not_built_yet() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "zoo.md").read_text(encoding="utf-8")
+    waiting = re.findall(r"`(\w+)`", "".join(re.findall(r"^Recipes not built yet: .*$", page, flags=re.MULTILINE)))
+    assert set(ARTIFACTS) == set(artifact_names()) - set(waiting)
 
 
 def test_the_zoo_is_small() -> None:
