@@ -18,7 +18,7 @@ from sidecar.tap.books import Books
 from sidecar.tap.client import TapClient
 from sidecar.tap.recorder import Recorder, Span
 from sidecar.tap.step import RequestInfo
-from sidecar.tap.transformers.states import TorchStates
+from sidecar.tap.tensors.states import TorchStates
 from sidecar.types import ModelIdentity, SamplingPolicy, TapPoint
 
 _WAIT_S = 60.0

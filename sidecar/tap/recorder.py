@@ -77,9 +77,14 @@ class Recorder:
         """The calling thread's step."""
         return self._local.step
 
-    def request(self, info: RequestInfo, prompt_tokens: int) -> Request:
-        """A request seen for the first time. Whether it is captured is decided here, for its whole life."""
-        chosen = self._current_sampler().chooses(info.request_id, info.traceparent)
+    def request(self, info: RequestInfo, prompt_tokens: int, *, chosen: bool | None = None) -> Request:
+        """A request seen for the first time. Whether it is captured is decided here, for its whole life.
+
+        chosen: the caller's own wish, which holds against the policy's draw; but not where the policy takes no request at all.
+        """
+        sampler = self._current_sampler()
+        if chosen is None or not sampler.policy.request_fraction:
+            chosen = sampler.chooses(info.request_id, info.traceparent)
         return Request(info, wire_id(info.request_id), chosen, prompt_tokens)
 
     def finish(self, requests: Iterable[Request]) -> None:
@@ -173,8 +178,10 @@ class Recorder:
         tally.tokens += count
         if request.last_step < 0:
             tally.requests += 1
-        if first > request.next_position:  # never computed here: the engine had these states already
-            self._miss(tally, request, UnseenReason.PREFIX_CACHE, first - request.next_position)
+        passed = first - request.next_position
+        if passed > 0:  # as a rule never computed here: the engine had these states already
+            self._miss(tally, request, request.gap, passed)
+            tally.tokens += passed * (request.gap is not UnseenReason.PREFIX_CACHE)
         again = min(count, max(0, request.next_position - first))  # computed a second time, after a preemption
         if again:
             tally.miss(UnseenReason.SAMPLING, again)
@@ -184,7 +191,7 @@ class Recorder:
         request.next_position = max(request.next_position, first + count)
         if not count:
             return
-        if repeated:  # two rows under one id in one step: the sidecar could not tell them apart
+        if repeated or request.lost:  # two rows under one id in one step: the sidecar could not tell them apart
             self._miss(tally, request, UnseenReason.UNSUPPORTED, count)
         elif not (capture and request.chosen):
             tally.miss(UnseenReason.SAMPLING, count)

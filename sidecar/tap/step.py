@@ -86,6 +86,7 @@ class RequestInfo:
     language: str = ""
     session_id_hash: str = ""
     canary: bool = False
+    adapter: str = ""  # a LoRA that is applied: these are states of another model than the one that is named
 
 
 def wire_id(text: str) -> str:
@@ -111,6 +112,8 @@ class Request:
     last_step: int = -1
     captured: bool = False
     ended: bool = False
+    lost: bool = False  # the engine no longer tells at which positions its rows are: they are counted, not captured
+    gap: UnseenReason = UnseenReason.PREFIX_CACHE  # why positions are passed over
     carried: dict[UnseenReason, int] = field(default_factory=dict)  # unseen since its last segment
 
     def carry(self, reason: UnseenReason, tokens: int) -> None:

@@ -24,7 +24,7 @@ from tests.tap.engine import PROMPTS, tapped, worst_difference
 from tests.tap.generating import NAMES, generate
 from tests.tap.models import LAYERS, library, tiny
 from tests.tap.receiver import Receiver, control
-from tests.tap.test_client import until
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -130,9 +130,9 @@ def test_an_exception_inside_the_tap_never_reaches_the_model(
         raise RuntimeError("a bug of the tap")
 
     with tapped(model, receiver) as tap:
-        for broken in ("hooks.copy_rows", "forward.layout", "forward._names"):
+        for broken in ("tensors.keeper.copy_rows", "transformers.forward.layout", "transformers.forward._names"):
             with monkeypatch.context() as patch:
-                patch.setattr(f"sidecar.tap.transformers.{broken}", explode)
+                patch.setattr(f"sidecar.tap.{broken}", explode)
                 assert torch.equal(generate(model, eos_token_id=None), plain)
         before = len(receiver.batches)
         assert torch.equal(generate(model, eos_token_id=None), plain)

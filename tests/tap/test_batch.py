@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from protos.stethoscope.v1 import ingest_pb2
 from sidecar.tap.batch import ENVELOPE_BYTES, MESSAGE_ROWS, MESSAGE_SEGMENTS, BatchMessage, inlined, parts
 from sidecar.tap.step import CapturedStep, RequestInfo, Sample, StepSegment, wire_bytes
-from sidecar.tap.transformers.states import TorchStates
+from sidecar.tap.tensors.states import TorchStates
 from sidecar.types import ElementType, Phase, TapPoint, UnseenReason
 from tests.tap.receiver import decode, lift, segments_of
 from tests.tap.samples import NumpyStates, captured, segment, states

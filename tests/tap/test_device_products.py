@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from sidecar.tap.step import Sample
-from sidecar.tap.transformers import workshop
-from sidecar.tap.transformers.projection import Made, Product, Readings, multiply
-from sidecar.tap.transformers.resident import Resident
-from sidecar.tap.transformers.states import TorchStates
-from sidecar.tap.transformers.workshop import Workshop
+from sidecar.tap.tensors import workshop
+from sidecar.tap.tensors.projection import Made, Product, Readings, multiply
+from sidecar.tap.tensors.resident import Resident
+from sidecar.tap.tensors.states import TorchStates
+from sidecar.tap.tensors.workshop import Workshop
 from sidecar.types import TapPoint, UnseenReason
 from tests.tap.models import WIDTH, tiny
 from tests.tap.projecting import (

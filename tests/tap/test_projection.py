@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.tap.step import Sample
-from sidecar.tap.transformers.projection import Product, sample_rows
-from sidecar.tap.transformers.states import TorchStates
+from sidecar.tap.tensors.projection import Product, sample_rows
+from sidecar.tap.tensors.states import TorchStates
 from sidecar.types import Mode, TapPoint, UnseenReason
 from tests.tap.engine import PROMPTS, left_padded
 from tests.tap.models import WIDTH, tiny

@@ -12,10 +12,10 @@ import torch
 
 from sidecar.tap.recorder import OpenStep, Recorder
 from sidecar.tap.step import CapturedStep
+from sidecar.tap.tensors import device
+from sidecar.tap.tensors.device import DeviceSteps
+from sidecar.tap.tensors.workshop import Bench, Kept, Results, Workshop, event
 from sidecar.tap.traffic import StepTally
-from sidecar.tap.transformers import device
-from sidecar.tap.transformers.device import DeviceSteps
-from sidecar.tap.transformers.workshop import Bench, Kept, Results, Workshop, event
 from sidecar.types import Mode, SamplingPolicy, TapPoint
 from tests.tap.models import PAD, WIDTH, library, tiny
 from tests.tap.projecting import COLUMNS, POINTS, Planned, bound, kept, plan, written
@@ -102,7 +102,7 @@ def test_tf32_of_the_engine_does_not_reach_the_readings(model: Any) -> None:
 
 def bench(tap: Any) -> Bench:
     """Where this thread, as the sender, has made readings."""
-    (only,) = tap._hooks._workshop.benches.values()
+    (only,) = tap._hooks._keeper.workshop.benches.values()
     assert isinstance(only, Bench)
     return only
 

@@ -11,15 +11,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from sidecar.tap.cost import Cost
 from sidecar.tap.faults import Faults, Unsupported
+from sidecar.tap.patches import Method, MissingNameError, hold, owner_of, release
 from sidecar.tap.recorder import Recorder, Span
 from sidecar.tap.step import Request, RequestInfo
 from sidecar.tap.transformers.cancel import Cancels
 from sidecar.tap.transformers.context import CALLER
-from sidecar.tap.transformers.cost import Cost
 from sidecar.tap.transformers.forward import ForwardWatch
 from sidecar.tap.transformers.hooks import LayerHooks
-from sidecar.tap.transformers.patches import Method, MissingNameError, hold, owner_of, release
 from sidecar.tap.transformers.stops import Stops
 from sidecar.types import UnseenReason
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sidecar.tap.patches import Method
 from sidecar.tap.step import wire_id
-from sidecar.tap.transformers.patches import Method
 
 STOPPED = "content_filter"
 

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sidecar.tap.cost import Cost
 from sidecar.tap.faults import Faults, Unsupported
+from sidecar.tap.patches import Method, hold, owner_of, release
 from sidecar.tap.recorder import Recorder, Span
 from sidecar.tap.step import RequestInfo
 from sidecar.tap.transformers.context import ROWS
-from sidecar.tap.transformers.cost import Cost
 from sidecar.tap.transformers.generation import Batch, Generation, overhear, prompt_columns
 from sidecar.tap.transformers.hooks import LayerHooks, eager
 from sidecar.tap.transformers.layout import RowSpan, layout, past_columns
-from sidecar.tap.transformers.patches import Method, hold, owner_of, release
 from sidecar.tap.transformers.stops import Stops
 from sidecar.types import UnseenReason
 

@@ -6,21 +6,17 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from sidecar.tap.client import TapClient
-from sidecar.tap.faults import Faults, Unsupported
-from sidecar.tap.recorder import OpenStep, Recorder
+from sidecar.tap.cost import Cost
+from sidecar.tap.faults import Faults
+from sidecar.tap.recorder import Recorder
+from sidecar.tap.tensors.keeper import Keeper
 from sidecar.tap.transformers.blocks import find_blocks
-from sidecar.tap.transformers.cost import Cost
-from sidecar.tap.transformers.device import DeviceSteps
-from sidecar.tap.transformers.projection import product
-from sidecar.tap.transformers.states import copy_rows
-from sidecar.tap.transformers.workshop import Workshop
 from sidecar.types import Site, TapPoint
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
     from torch.utils.hooks import RemovableHandle
 
@@ -53,11 +49,8 @@ class LayerHooks:
         cost: Cost | None,
     ) -> None:
         self._model = weakref.ref(model)
-        self._recorder = recorder
         self._client = client
-        self._faults = faults
-        self._workshop = Workshop()
-        self._steps = DeviceSteps(self._workshop)
+        self._keeper = Keeper(recorder, faults)
         self._cost = cost
         self._fixed = None if layers is None else tuple(TapPoint(layer) for layer in sorted(set(layers)))
         self._asked: tuple[TapPoint, ...] | None = None
@@ -91,9 +84,8 @@ class LayerHooks:
             return
         blocks = find_blocks(model)
         self.points = tuple(point for point in asked if point.site is Site.RESID_POST and point.layer < len(blocks))
-        keep = _keeper(self._recorder, self._steps, self._faults)
         for point in self.points:
-            hook = _hook(point, self._recorder, keep, self._faults)
+            hook = _hook(point, self._keeper.keep)
             hook = hook if self._cost is None else self._cost.inside(hook)
             self._handles.append(blocks[point.layer].register_forward_hook(eager(hook)))
         for point in set(asked) - set(self.points):
@@ -102,43 +94,8 @@ class LayerHooks:
             )
 
 
-Keep: TypeAlias = "Callable[[OpenStep, TapPoint, torch.Tensor], None]"
-
-
-def _keeper(recorder: Recorder, steps: DeviceSteps, faults: Faults) -> Keep:
-    """Keeps a step's rows at a tap point: those on a CPU at once, those on a GPU with the other tap points' at its end."""
-
-    def finish() -> None:
-        try:
-            for point, kept in steps.finish():
-                recorder.keep(point, kept)
-        except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the model
-            faults.note("step_end", error)
-            recorder.fail()
-
-    def keep(step: OpenStep, point: TapPoint, states: torch.Tensor) -> None:
-        if not states.is_cpu:
-            steps.take(step, point, states)
-            step.at_end = finish
-        elif step.plan is None:
-            recorder.keep(point, copy_rows(step, states))
-        else:
-            recorder.keep(point, product(step, step.plan, point, states))
-
-    return keep
-
-
-def _hook(point: TapPoint, recorder: Recorder, keep: Keep, faults: Faults) -> Callable[[nn.Module, Any, Any], None]:
+def _hook(point: TapPoint, keep: Callable[[TapPoint, Any], None]) -> Callable[[nn.Module, Any, Any], None]:
     def hook(_block: nn.Module, _args: Any, output: Any) -> None:
-        step = recorder.open
-        if step is None or not step.wanted:
-            return
-        try:
-            keep(step, point, output[0] if isinstance(output, tuple) else output)
-        except Unsupported as limit:
-            faults.note("projection", limit)
-        except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the model
-            faults.note("layer_hook", error)
-            recorder.fail()
+        keep(point, output[0] if isinstance(output, tuple) else output)
 
     return hook

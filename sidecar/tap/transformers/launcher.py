@@ -16,10 +16,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from sidecar.tap.patches import Method, MissingNameError, hold, owner_of
 from sidecar.tap.step import RequestInfo
 from sidecar.tap.transformers.context import CALLER, ROWS, Caller
 from sidecar.tap.transformers.finish import wrap_answer
-from sidecar.tap.transformers.patches import Method, MissingNameError, hold, owner_of
 
 log = logging.getLogger("stethoscope.tap")
 

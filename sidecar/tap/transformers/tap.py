@@ -10,16 +10,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sidecar.tap.client import TapClient
+from sidecar.tap.cost import Cost, TapCost
 from sidecar.tap.faults import Faults
+from sidecar.tap.patches import MissingNameError
 from sidecar.tap.recorder import Recorder
 from sidecar.tap.step import RequestInfo
 from sidecar.tap.transformers.batching import BatchWatch
 from sidecar.tap.transformers.blocks import find_blocks
 from sidecar.tap.transformers.context import ROWS
-from sidecar.tap.transformers.cost import Cost, TapCost
 from sidecar.tap.transformers.forward import ForwardWatch
 from sidecar.tap.transformers.hooks import LayerHooks
-from sidecar.tap.transformers.patches import MissingNameError
 from sidecar.tap.transformers.stops import Stops
 from sidecar.types import SamplingPolicy, TapPoint
 

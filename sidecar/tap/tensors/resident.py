@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sidecar.tap.plan import FetchedPlan
-from sidecar.tap.transformers.projection import Made, multiply
+from sidecar.tap.tensors.projection import Made, multiply
 from sidecar.types import TapPoint
 
 _ROOM = 64  # directions: the memory grows by so many, so that a plan with another probe still fits

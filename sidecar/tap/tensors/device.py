@@ -14,9 +14,9 @@ import torch
 
 from sidecar.tap.recorder import OpenStep
 from sidecar.tap.step import Sample, States
-from sidecar.tap.transformers.projection import Readings, read_by, sample_rows
-from sidecar.tap.transformers.states import ELEMENT, Later, TorchStates, flattened
-from sidecar.tap.transformers.workshop import Job, Kept, Workshop, event, on_device
+from sidecar.tap.tensors.projection import Readings, read_by, sample_rows
+from sidecar.tap.tensors.states import ELEMENT, Later, TorchStates, flattened
+from sidecar.tap.tensors.workshop import Job, Kept, Workshop, event, on_device
 from sidecar.types import ElementType, TapPoint
 
 _SPAN_BYTES = (

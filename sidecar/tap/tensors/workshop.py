@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from sidecar.tap.plan import FetchedPlan
-from sidecar.tap.transformers.resident import Resident, pinned
+from sidecar.tap.tensors.resident import Resident, pinned
 from sidecar.types import TapPoint
 
 _FLOATS = 16 << 20  # of rows at a time: a long prefill is not to take the engine's memory

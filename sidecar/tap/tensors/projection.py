@@ -20,7 +20,7 @@ from sidecar.tap.faults import Unsupported
 from sidecar.tap.plan import FetchedPlan, PointPlan
 from sidecar.tap.recorder import OpenStep
 from sidecar.tap.step import Sample
-from sidecar.tap.transformers.states import Later, TorchStates, copy_rows
+from sidecar.tap.tensors.states import Later, TorchStates, copy_rows
 from sidecar.types import ElementType, FloatArray, TapPoint
 
 SAMPLE_ROWS = 4

@@ -1,0 +1,88 @@
+"""Where the states of a tap point are found in a vLLM model, and which way they are taken out of it.
+
+- **auxiliary**: the residual stream as the model itself hands it out for a drafter: an output of the compiled graph, so CUDA graphs
+  replay it. Needs a model that can, and nobody else who asks for it.
+- **operator**: an operator of ours, called from a hook, traced into the graph: it copies the rows to a buffer that stays where it
+  is, so that a replayed graph copies them too. For heads and MLPs, for models without auxiliary outputs, and for pipeline stages.
+- **hook**: a plain forward hook. A compiled model would run it once, while it is traced, and never again: only where nothing is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from sidecar.types import Site, TapPoint
+
+_ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+_OUT = ("o_proj", "c_proj", "out_proj", "dense", "wo")
+_MLP = ("mlp", "feed_forward", "block_sparse_moe", "ffn")
+
+
+class Way(StrEnum):
+    """How the states of a tap point leave the model."""
+
+    AUXILIARY = "auxiliary"
+    OPERATOR = "operator"
+    HOOK = "hook"
+
+
+class NotHereError(Exception):
+    """This model, or this process of it, has no such tap point."""
+
+
+class Socket(NamedTuple):
+    """A module at which a tap point's states pass: in its output, or in its input. The output may be a pair to be added."""
+
+    module: nn.Module
+    reads_input: bool
+
+
+def find_layers(model: Any) -> dict[int, nn.Module]:
+    """The blocks that this process has, by their place in the whole model: a stage of a pipeline has some of them.
+
+    Raises NotHereError if the model has no list of blocks where vLLM's language models have it.
+    """
+    inner = model.get_language_model() if hasattr(model, "get_language_model") else model
+    for holder in (getattr(inner, "model", inner), inner, getattr(inner, "transformer", inner)):
+        layers = getattr(holder, "layers", None) or getattr(holder, "h", None)
+        if isinstance(layers, nn.ModuleList):
+            return {i: layer for i, layer in enumerate(layers) if type(layer).__name__ != "PPMissingLayer"}
+    raise NotHereError(f"{type(model).__name__} has no list of blocks")
+
+
+def find_socket(layers: dict[int, nn.Module], point: TapPoint) -> Socket:
+    """Raises NotHereError, naming what is missing."""
+    block = layers.get(point.layer)
+    if block is None:
+        raise NotHereError(f"{point.name}: this process has blocks {min(layers)} to {max(layers)}")
+    if point.site is Site.RESID_POST:
+        return Socket(block, False)
+    if point.site is Site.MLP_OUT:
+        return Socket(_child(block, _MLP, point), False)
+    return Socket(_child(_child(block, _ATTENTION, point), _OUT, point), True)
+
+
+def _child(parent: nn.Module, names: tuple[str, ...], point: TapPoint) -> nn.Module:
+    for name, child in parent.named_children():
+        if name in names:
+            return child
+    raise NotHereError(f"{point.name}: {type(parent).__name__} has none of {', '.join(names)}")
+
+
+def hook_socket(socket: Socket, take: Callable[[torch.Tensor, torch.Tensor | None], None]) -> Any:
+    """Call ``take(states, what is to be added)`` whenever the module runs. Returns the hook's handle."""
+    if socket.reads_input:
+        return socket.module.register_forward_pre_hook(lambda _module, args: take(args[0], None))
+
+    def after(_module: nn.Module, _args: Any, output: Any) -> None:
+        if isinstance(output, tuple):
+            take(output[0], output[1] if len(output) > 1 and isinstance(output[1], torch.Tensor) else None)
+        else:
+            take(output, None)
+
+    return socket.module.register_forward_hook(after)

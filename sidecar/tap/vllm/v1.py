@@ -1,0 +1,61 @@
+"""vLLM's first runner: what runs on CPUs, and on GPUs where the second cannot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sidecar.tap.vllm.watch import Rows, States, StepWatch
+from sidecar.types import TapPoint
+
+
+def wrap(runner: Any, watch: StepWatch) -> None:
+    """Put the watch around the methods of this one runner. ``_model_forward`` runs once a real step, and never in a warm-up."""
+    drafts: dict[str, int] = {}
+    update, forward, sample = runner._update_states, runner._model_forward, runner.sample_tokens  # noqa: SLF001 - no other way in
+
+    def update_states(scheduled: Any, *args: Any, **kwargs: Any) -> Any:
+        watch.follow(scheduled)
+        drafts.clear()
+        drafts.update((name, len(tokens)) for name, tokens in scheduled.scheduled_spec_decode_tokens.items() if tokens)
+        return update(scheduled, *args, **kwargs)
+
+    def model_forward(*args: Any, **kwargs: Any) -> Any:
+        rows = _rows(runner, drafts)
+        watch.before(rows.count)
+        output = forward(*args, **kwargs)
+        watch.after(rows, _states(output, watch.auxiliary))
+        return output
+
+    def sample_tokens(*args: Any, **kwargs: Any) -> Any:
+        output = sample(*args, **kwargs)
+        watch.sampled(_sampled(output))
+        return output
+
+    runner._update_states = update_states  # noqa: SLF001
+    runner._model_forward = model_forward  # noqa: SLF001
+    if runner.speculative_config is not None:
+        runner.sample_tokens = sample_tokens
+
+
+def _rows(runner: Any, drafts: dict[str, int]) -> Rows:
+    """From the host's copies: no device is waited for. Copied, since the runner goes on writing to them."""
+    batch = runner.input_batch
+    count = batch.num_reqs
+    return Rows(
+        list(batch.req_ids[:count]),
+        runner.query_start_loc.np[: count + 1].tolist(),
+        batch.num_computed_tokens_cpu[:count].tolist(),
+        dict(drafts),
+    )
+
+
+def _states(output: Any, points: tuple[TapPoint, ...]) -> States:
+    """The auxiliary states come in the order of the blocks."""
+    if not points or not isinstance(output, tuple):
+        return {}
+    return dict(zip(points, output[1], strict=True))
+
+
+def _sampled(output: Any) -> dict[str, list[int]]:
+    ids, tokens = getattr(output, "req_ids", None), getattr(output, "sampled_token_ids", None)
+    return dict(zip(ids, tokens, strict=True)) if ids and tokens else {}

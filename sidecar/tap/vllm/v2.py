@@ -1,0 +1,45 @@
+"""vLLM's second runner: the default on GPUs. Its schedule is one object a step; its states wait until the tokens are sampled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sidecar.tap.vllm.watch import Rows, StepWatch
+
+
+def wrap(runner: Any, watch: StepWatch) -> None:
+    """Put the watch around the methods of this one runner. ``prepare_inputs`` runs once a real step, and never in a warm-up."""
+    prepare, sample, finish = runner.prepare_inputs, runner.sample_tokens, runner.finish_requests
+    pending: list[Rows] = []
+
+    def finish_requests(scheduled: Any, *args: Any, **kwargs: Any) -> Any:
+        watch.follow(scheduled)  # first thing in a step, also in one without rows
+        return finish(scheduled, *args, **kwargs)
+
+    def prepare_inputs(scheduled: Any, *args: Any, **kwargs: Any) -> Any:
+        batch = prepare(scheduled, *args, **kwargs)
+        pending[:] = [_rows(batch)]
+        watch.before(pending[0].count)
+        return batch
+
+    def sample_tokens(*args: Any, **kwargs: Any) -> Any:
+        state = runner.execute_model_state
+        if pending and state is not None:
+            handed = state.aux_hidden_states if watch.auxiliary else None
+            watch.after(pending.pop(), dict(zip(watch.auxiliary, handed, strict=True)) if handed is not None else {})
+        return sample(*args, **kwargs)
+
+    runner.finish_requests = finish_requests
+    runner.prepare_inputs = prepare_inputs
+    runner.sample_tokens = sample_tokens
+
+
+def _rows(batch: Any) -> Rows:
+    count = batch.num_reqs
+    drafts = batch.num_draft_tokens_per_req
+    return Rows(
+        list(batch.req_ids[:count]),
+        batch.query_start_loc_np[: count + 1].tolist(),
+        batch.num_computed_tokens_np[:count].tolist(),
+        {} if drafts is None else {name: int(n) for name, n in zip(batch.req_ids, drafts, strict=False) if n},
+    )
