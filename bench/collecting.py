@@ -21,11 +21,10 @@ from bench.row import Row, median_interval, ratio
 from probes.activations.collect import Options, store_contents
 from probes.activations.feeding import Feeding
 from probes.activations.index import Contents
-from probes.activations.model import open_model
+from probes.activations.model import LabModel, open_model
 from probes.activations.plan import batches
 from probes.activations.shared import Shared, compute_shards
 from probes.activations.writer import ShardWriter, begin_store
-from probes.collect import LabModel
 from probes.data.reading import Sources, load_texts
 
 _DATA = "sae:92_glue_sst2"

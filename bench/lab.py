@@ -191,7 +191,7 @@ def _result(name: str, scores: Array, spent: Mapping[str, list[float]], split: S
 
 
 def _auroc(scores: Array, labels: npt.NDArray[np.bool_]) -> float:
-    from probes.evaluate import auroc
+    from probes.auroc import auroc
 
     return auroc(scores, labels)
 

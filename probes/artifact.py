@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from probes.manifest import SCHEMA, Manifest
 from probes.safefile import list_names, read_regular
-from probes.strictjson import DuplicateKeyError, StrictJsonError, canonical, parse_strict, pretty
+from probes.strictjson import canonical, pretty, strict_object
 from probes.weights import LIMIT_BYTES, Weights, dump_weights, parse_weights
 from sidecar.errors import ArtifactError, ArtifactReason
 from sidecar.types import Evidence, FloatArray, ModelIdentity
@@ -65,7 +65,7 @@ def load_artifact(folder: Path, *, root: Path) -> Artifact:
     refuse_pickles(list_names(folder, root=root, limit=FOLDER_LIMIT_ENTRIES))
     manifest_bytes = read_regular(folder / MANIFEST, root=root, limit_bytes=MANIFEST_LIMIT_BYTES)
     weights_bytes = read_regular(folder / WEIGHTS, root=root, limit_bytes=LIMIT_BYTES)
-    fields = _parse_manifest(manifest_bytes)
+    fields = strict_object(manifest_bytes, "the manifest", ArtifactReason.BAD_MANIFEST)
     manifest = _validate(fields)
     weights = parse_weights(weights_bytes)
     _check_shape(manifest, weights)
@@ -100,7 +100,7 @@ def write_signature(folder: Path, signature: str, *, root: Path) -> None:
     Raises ArtifactError.
     """
     data = read_regular(folder / MANIFEST, root=root, limit_bytes=MANIFEST_LIMIT_BYTES)
-    fields = _parse_manifest(data) | {"signature": signature}
+    fields = strict_object(data, "the manifest", ArtifactReason.BAD_MANIFEST) | {"signature": signature}
     _validate(fields)
     _write_whole(folder / MANIFEST, pretty(fields))
 
@@ -154,18 +154,6 @@ def _sha256(*parts: bytes) -> str:
         seen.update(len(part).to_bytes(8, "little"))
         seen.update(part)
     return seen.hexdigest()
-
-
-def _parse_manifest(data: bytes) -> dict[str, Any]:
-    try:
-        fields = parse_strict(data)
-    except DuplicateKeyError as error:
-        raise ArtifactError(ArtifactReason.DUPLICATE_KEY, f"the manifest has {error}") from None
-    except StrictJsonError as error:
-        raise ArtifactError(ArtifactReason.BAD_MANIFEST, f"the manifest is not sound JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise ArtifactError(ArtifactReason.BAD_MANIFEST, "the manifest is not an object")
-    return fields
 
 
 def _validate(fields: Mapping[str, Any]) -> Manifest:

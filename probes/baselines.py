@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from probes.datasets import Example
+from probes.data.texts import LabelledText
 from sidecar.types import BoolArray
 
 Array = npt.NDArray[np.float64]
@@ -17,14 +17,14 @@ _STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 
 
 def baseline_scores(
-    train: Sequence[Example], test: Sequence[Example], count_tokens: Callable[[str], int]
+    train: Sequence[LabelledText], test: Sequence[LabelledText], count_tokens: Callable[[str], int]
 ) -> dict[str, Array]:
     """Scores of the test rows by three kinds of text features, each with its own best regularisation.
 
     The strength is chosen by cross-validation on the training rows, as the probe's is: nobody gets a weak opponent.
     """
-    labels = np.array([example.label for example in train])
-    texts, held_out = [example.text for example in train], [example.text for example in test]
+    labels = np.array([one.label for one in train])
+    texts, held_out = [one.text for one in train], [one.text for one in test]
     return {name: _scores(model, texts, labels, held_out) for name, model in _pipelines(count_tokens).items()}
 
 

@@ -6,14 +6,13 @@ says, rows of other blocks read off. It is trained on rows from all the blocks a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from probes.states import States
 from sidecar.types import FloatArray
 
 Array = npt.NDArray[np.float64]
@@ -68,12 +67,6 @@ def fit_control(rows: Mapping[int, Array], layer: int) -> Control:
         slope = np.linalg.solve(gram, scaled.T @ (distances - distances.mean())) / spread
     direction = Direction(slope.astype(np.float32), float(np.float32(distances.mean() - mean @ slope)))
     return Control(direction, _range(direction.read(rows[layer])))
-
-
-def rows_of(states: States, indices: Sequence[int]) -> Array:
-    """All rows of these texts that a control reads, end to end, float64 [N, D]."""
-    texts: list[FloatArray] = [states.text(index)[SKIP_POSITIONS:] for index in indices]
-    return np.concatenate(texts).astype(np.float64)
 
 
 def _range(readings: Array) -> Range:

@@ -6,6 +6,8 @@ import json
 import math
 from typing import Any
 
+from sidecar.errors import ArtifactError, ArtifactReason
+
 
 class StrictJsonError(ValueError):
     """The bytes are not JSON with one meaning. The text names the fault and quotes nothing of the input."""
@@ -38,6 +40,19 @@ def parse_strict(data: bytes) -> Any:
         raise StrictJsonError("nested too deeply") from None
     except ValueError:
         raise StrictJsonError("it cannot be parsed") from None
+
+
+def strict_object(data: bytes, what: str, reason: ArtifactReason) -> dict[str, Any]:
+    """Parse the JSON object that ``what`` of an artifact is. Raises ArtifactError: DUPLICATE_KEY, or ``reason`` for all else."""
+    try:
+        fields = parse_strict(data)
+    except DuplicateKeyError as error:
+        raise ArtifactError(ArtifactReason.DUPLICATE_KEY, f"{what} has {error}") from None
+    except StrictJsonError as error:
+        raise ArtifactError(reason, f"{what} is not sound JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise ArtifactError(reason, f"{what} is not an object")
+    return fields
 
 
 def canonical(value: Any) -> bytes:

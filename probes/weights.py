@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from probes.strictjson import DuplicateKeyError, StrictJsonError, parse_strict
+from probes.strictjson import strict_object
 from sidecar.errors import ArtifactError, ArtifactReason
 from sidecar.types import FloatArray
 
@@ -75,14 +75,7 @@ def _header_stop(data: bytes) -> int:
 
 
 def _parse_header(text: bytes) -> dict[str, Any]:
-    try:
-        header = parse_strict(text)
-    except DuplicateKeyError as error:
-        raise ArtifactError(ArtifactReason.DUPLICATE_KEY, f"the weights' header has {error}") from None
-    except StrictJsonError as error:
-        raise ArtifactError(ArtifactReason.BAD_HEADER, f"the weights' header is not sound JSON: {error}") from None
-    if not isinstance(header, dict):
-        raise ArtifactError(ArtifactReason.BAD_HEADER, "the weights' header is not an object")
+    header = strict_object(text, "the weights' header", ArtifactReason.BAD_HEADER)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ArtifactError(ArtifactReason.BAD_HEADER, "the weights' __metadata__ is not a map of texts")

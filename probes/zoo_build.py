@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from probes.errors import LabError
 from probes.manifest import Manifest
-from probes.recipe import Recipe, read_recipes
+from probes.recipe import LAYERS, Recipe, read_recipes
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+_CONTROL_LICENCE = "the probes' own sets, see their manifests"
+
 
 def artifact_names() -> tuple[str, ...]:
     """All that can be built: probes, then controls."""
-    from probes.build_control import CONTROLS
+    from probes.build_control import ControlRecipe
 
-    return (*read_recipes(), *(control.name for control in CONTROLS))
+    return (*read_recipes(), *(ControlRecipe(layer).name for layer in LAYERS))
 
 
 def build_all(
@@ -40,7 +42,7 @@ def build_all(
     recipes = read_recipes()
     wanted = [recipes[name] for name in names if name in recipes]
     manifests = [_probe(recipe.smaller(limit) if limit else recipe, model, into, bars, keep=keep) for recipe in wanted]
-    return manifests + _controls([name for name in names if name not in recipes], model, into, bars, keep=keep)
+    return manifests + _controls([name for name in names if name not in recipes], model, into, bars)
 
 
 def _probe(recipe: Recipe, model: Path, into: Path, bars: Progress, *, keep: bool) -> Manifest:
@@ -59,26 +61,16 @@ def _work() -> Path:
     return cache_folder() / "zoo"
 
 
-def _controls(names: Sequence[str], model: Path, into: Path, bars: Progress, *, keep: bool) -> list[Manifest]:
-    from probes.build_control import CONTROLS, build_control, everyday_chats
-    from probes.collect import load_lab_model
+def _controls(names: Sequence[str], model: Path, into: Path, bars: Progress) -> list[Manifest]:
+    from probes.activations.model import open_model
+    from probes.build_control import ControlRecipe, build_control
+    from probes.control_texts import fed_halves
+    from probes.zoo_texts import gather_for_controls
 
-    wanted = [control for control in CONTROLS if control.name in names]
+    wanted = [ControlRecipe(layer) for layer in LAYERS if ControlRecipe(layer).name in names]
     if not wanted:
         return []
-    lab = load_lab_model(model)
-    with _states(keep=keep):
-        chats = everyday_chats(lab, bars)
-        return [build_control(control, lab, into / control.name, bars, chats) for control in wanted]
-
-
-@contextmanager
-def _states(*, keep: bool) -> Iterator[None]:
-    """Delete the states that controls are made from, unless they are to be used again."""
-    from probes.states import forget_states
-
-    try:
-        yield
-    finally:
-        if not keep:
-            forget_states()
+    lab = open_model(model)
+    with TemporaryDirectory() as work:
+        halves = fed_halves(lab, gather_for_controls(Path(work)), _CONTROL_LICENCE, bars)
+    return [build_control(control, lab, halves, into / control.name, bars) for control in wanted]

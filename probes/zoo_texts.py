@@ -17,13 +17,16 @@ from probes.data.reading import Loaded, Sources, load_texts
 from probes.data.tables import PACKAGED, read_table
 from probes.data.texts import text_key
 from probes.errors import LabError
-from probes.recipe import Clean, Recipe, TextSet
+from probes.recipe import Clean, Recipe, TextSet, read_recipes
 from probes.zoo_pairs import TEXTS, read_pairs
 
 BASTION = "bastioncorpus"
 BASTION_INSTALL = "pip install --no-deps bastioncorpus==0.6.0"
 # Where a text of that package takes the token that a test run looks for.
 _CANARY, _TOKEN = "{canary}", "A7-3391"
+# Reviews, tweets and text messages: what the shipped controls have to read right beside everyday chats.
+CONTROL_RECIPES = ("sentiment", "offensive_language", "spam")
+_CONTROL_LIMIT = 120
 _Row = dict[str, Any]
 
 
@@ -48,6 +51,14 @@ def gather(recipe: Recipe, work: Path) -> Material:
     )
     benign = tuple(_written(one, recipe, work) for one in recipe.benign)
     return Material(load_texts(texts), _benign(benign) if benign else None)
+
+
+def gather_for_controls(work: Path) -> Loaded:
+    """Some texts of three probes' own sets; whatever their labels say. Files and errors are those of `gather`."""
+    work.mkdir(parents=True, exist_ok=True)
+    recipes = read_recipes()
+    few = [recipes[name].smaller(_CONTROL_LIMIT) for name in CONTROL_RECIPES]
+    return _benign(tuple(_written(one, recipe, work) for recipe in few for one in recipe.texts))
 
 
 def _benign(files: tuple[str, ...]) -> Loaded:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sidecar.errors import DropReason, RejectReason
-from sidecar.judge.judge import Verdict
+from sidecar.judge.verdict import Verdict
 from sidecar.types import BatchId
 
 NO_ID = BatchId("")

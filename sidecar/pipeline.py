@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
+from sidecar.books import Books
 from sidecar.clock import Clock
 from sidecar.config import Config
 from sidecar.errors import (
@@ -17,9 +17,8 @@ from sidecar.errors import (
     RejectReason,
     TooManyEnginesError,
 )
-from sidecar.judge.judge import Judge, Verdict
+from sidecar.judge.judge import Judge
 from sidecar.judge.policy import Policy
-from sidecar.judge.tally import SECONDS_EDGES, SHARE_EDGES, Tally
 from sidecar.ladder import Effects, Ladder, fewer, shed
 from sidecar.ledger import Ledger
 from sidecar.outcome import NO_ID, Arrival, Result
@@ -31,7 +30,8 @@ from sidecar.reading.read import Readings, read
 from sidecar.reading.shed import Shed
 from sidecar.recent import RecentIds
 from sidecar.snapshot import EndedRequest, Rung, Stage
-from sidecar.types import Action, BatchId, EngineId, ModelIdentity, RequestId, StepBatch, TrafficReport
+from sidecar.timings import Timings
+from sidecar.types import BatchId, EngineId, ModelIdentity, RequestId, StepBatch, TrafficReport
 
 _FOR_READING = 0.75  # of the time that is left; the rest is for comparing and for the way back
 
@@ -62,19 +62,14 @@ class Pipeline:
         self.effects: Effects = shed(Rung.FULL)
         self.ladder = Ladder(config.ladder, clock)
         self.kernels = Kernels(config.worker.calibrate_ms / 1e3) if kernels is None else kernels
-        self.ledger = Ledger() if ledger is None else ledger
+        self.books = Books(Ledger() if ledger is None else ledger, config.verdicts.at_deadline)
+        self.timings = Timings(config.budget, clock)
         self.others: Others = NOBODY
         self.plan: Plan | None = None
         self.judge: Judge | None = None
         self.unknown_signals: tuple[str, ...] = ()  # that the configuration has an action for
         self.coverage = Coverage(config.coverage, clock)
-        self.stages = {stage: Tally(SECONDS_EDGES) for stage in Stage}
-        self.budget_use = Tally(SHARE_EDGES)
-        self.queue_age = Tally(SECONDS_EDGES)
         self.engines_refused = 0
-        self.verdicts = dict.fromkeys(Action, 0)
-        self.verdicts_late = 0
-        self.projections_checked = self.projections_wrong = 0
 
     # the plan
 
@@ -116,7 +111,7 @@ class Pipeline:
 
     def arrive(self) -> None:
         """A step batch came in: it is in flight until ``submit``, ``reject`` or ``abandon`` books its outcome."""
-        self.ledger.step_batches.receive(1)
+        self.books.receive()
 
     def submit(self, batch: StepBatch, arrival: Arrival, report: TrafficReport | None = None) -> Result:
         """Take a decoded batch to its outcome and book it. ``settle`` must be called once the reply is written.
@@ -125,52 +120,36 @@ class Pipeline:
         An exception that is neither Rejected nor Dropped is a bug: the batch is booked as dropped{internal}, and it is raised.
         """
         decoded_s = self._clock.monotonic_s()
-        self.ledger.rows.receive(batch.row_count)
+        self.books.decoded(batch)
         try:
             made = self._score(batch, arrival)
         except Rejected as rejected:
-            self.ledger.step_batches.reject(rejected.reason, 1)
-            self.ledger.rows.reject(rejected.reason, batch.row_count)
-            return Result(batch.batch_id, False, rejected.reason, rejected.field)
+            return self.books.reject(batch, rejected)
         except Dropped as dropped:
-            made = self._drop(batch, dropped.reason)
+            made = self.books.drop(batch, dropped.reason)
         except Exception:
-            self._drop(batch, DropReason.INTERNAL)
+            self.books.drop(batch, DropReason.INTERNAL)
             raise
         if made.scored:
-            self._time(batch, arrival, decoded_s)
+            self._step(self.timings.scored(batch, arrival, decoded_s), arrival)
         if report is not None and self.coverage.knows(report.engine_id):
             self.coverage.report(report)
         return made
 
-    def _drop(self, batch: StepBatch, reason: DropReason) -> Result:
-        self.ledger.step_batches.drop(reason, 1)
-        self.ledger.rows.drop(reason, batch.row_count)
-        if not batch.verdict_within_s or reason is DropReason.DUPLICATE:
-            return Result(batch.batch_id, False, reason)
-        action = self._config.verdicts.at_deadline
-        verdicts = tuple(Verdict(one, action) for one in batch.segments.request_ids)
-        self.verdicts_late += len(verdicts)
-        self.verdicts[action] += len(verdicts)
-        return Result(batch.batch_id, False, reason, verdicts=verdicts, late=True)
-
     def _score(self, batch: StepBatch, arrival: Arrival) -> Result:
         plan, judge = self._admitted(batch)
         self._in_time(batch, judge, arrival)
-        with self._timed(Stage.READ):
+        with self.timings.of(Stage.READ):
             self.others.begin(self._until_s(batch, arrival))
             readings = read(plan, batch, self.kernels, self._shed, self.others)
         self._take(batch, judge, arrival)
         self.coverage.saw(batch.engine_id, readings.taps)
         if not readings.rows_scored:
             raise Dropped(_why_nothing(readings))
-        with self._timed(Stage.JUDGE):
+        with self.timings.of(Stage.JUDGE):
             verdicts = judge.judge(readings, batch)
-        self._book(readings)
-        for verdict in verdicts:
-            self.verdicts[verdict.action] += 1
-        if batch.verdict_within_s and self._clock.monotonic_s() - arrival.posted_s > batch.verdict_within_s:
-            self.verdicts_late += len(verdicts)  # read, but whoever waited has helped himself by now
+        took_s = self._clock.monotonic_s() - arrival.posted_s
+        self.books.score(readings, verdicts, late=bool(batch.verdict_within_s) and took_s > batch.verdict_within_s)
         self._pending.append((readings, batch))
         return Result(batch.batch_id, True, plan_generation=plan.generation, verdicts=verdicts)
 
@@ -203,39 +182,16 @@ class Pipeline:
     def _take(self, batch: StepBatch, judge: Judge, arrival: Arrival) -> None:
         """The batch is not refused: what it says besides its rows counts."""
         self._recent.add(batch)
-        self.queue_age.add(arrival.waited_s)
+        self.timings.waited(arrival)
         judge.finish(batch.engine_id, batch.finished)
 
-    def _time(self, batch: StepBatch, arrival: Arrival, decoded_s: float) -> None:
-        """A scored batch's way: from the last byte to the verdict is what the budget is about."""
-        self.stages[Stage.WAIT].add(arrival.waited_s)
-        self.stages[Stage.DECODE].add(decoded_s - arrival.taken_s)
-        budget = self._config.budget
-        allowed_s = budget.step_ms / 1e3 * max(1.0, batch.row_count / budget.rows)
-        use = (self._clock.monotonic_s() - arrival.posted_s) / allowed_s
-        self.budget_use.add(use)
-        self._step(use, arrival)
-
-    def _book(self, readings: Readings) -> None:
-        rows = self.ledger.rows
-        rows.score(readings.rows_scored)
-        rows.drop(DropReason.NO_PLAN, readings.rows_without_plan)
-        rows.drop(DropReason.LADDER, readings.rows_shed)
-        rows.drop(DropReason.DEADLINE, readings.rows_late)
-        rows.drop(DropReason.SCORE_NON_FINITE, sum(tap.non_finite_rows for tap in readings.taps))
-        self.ledger.step_batches.score(1)
-        self.projections_checked += sum(tap.checked_rows for tap in readings.taps)
-        self.projections_wrong += sum(tap.wrong_rows for tap in readings.taps)
-
     def reject(self, rejected: Rejected, batch_id: BatchId = NO_ID) -> Result:
-        """Book a message that could not be decoded: it had no rows that could be counted."""
-        self.ledger.step_batches.reject(rejected.reason, 1)
-        return Result(batch_id, False, rejected.reason, rejected.field)
+        """End a message that could not be decoded."""
+        return self.books.reject_undecoded(rejected, batch_id)
 
     def abandon(self) -> Result:
-        """Book a message whose decoding ran into a bug of ours: it had no rows that could be counted."""
-        self.ledger.step_batches.drop(DropReason.INTERNAL, 1)
-        return Result(NO_ID, False, DropReason.INTERNAL)
+        """End a message whose decoding ran into a bug of ours."""
+        return self.books.abandon()
 
     def settle(self) -> None:
         """Account for batches whose replies are written, and end requests that went quiet."""
@@ -256,14 +212,8 @@ class Pipeline:
             self._accounted += 1
             every = self.effects.account_every
             if self._accounted % every == 0:
-                with self._timed(Stage.ACCOUNT):
+                with self.timings.of(Stage.ACCOUNT):
                     self.judge.account(readings, batch, every)
-
-    @contextmanager
-    def _timed(self, stage: Stage) -> Iterator[None]:
-        start = self._clock.monotonic_s()
-        yield
-        self.stages[stage].add(self._clock.monotonic_s() - start)
 
     # the ladder
 
@@ -313,7 +263,7 @@ class Pipeline:
     def close(self) -> None:
         """Nothing comes any more. The ledger is not to be used after this."""
         self.others.stop()
-        self.ledger.close()
+        self.books.ledger.close()
 
     @property
     def dedup_evicted(self) -> int:

@@ -60,12 +60,12 @@ def facts(pipeline: Pipeline) -> dict[str, Any]:
             "rung_reason": pipeline.ladder.reason,
             "rung_for_s": pipeline.ladder.since_s,
             "rung_changes": dict(pipeline.ladder.changes),
-            "verdicts": dict(pipeline.verdicts),
-            "verdicts_late": pipeline.verdicts_late,
+            "verdicts": dict(pipeline.books.verdicts),
+            "verdicts_late": pipeline.books.verdicts_late,
             "kernels": [{**asdict(one), "tap_point": one.tap_point.name} for one in pipeline.kernels.choices()],
             "shards": asdict(pipeline.others.counts()),
-            "projections_checked": pipeline.projections_checked,
-            "projections_wrong": pipeline.projections_wrong,
+            "projections_checked": pipeline.books.projections_checked,
+            "projections_wrong": pipeline.books.projections_wrong,
         },
     }
 
@@ -73,7 +73,8 @@ def facts(pipeline: Pipeline) -> dict[str, Any]:
 def arrays(pipeline: Pipeline) -> list[Array]:
     """What is much of one kind, in the order in which ``snapshot`` reads it. Live: copy before the next batch."""
     judge = pipeline.judge
-    tallies = [*pipeline.stages.values(), pipeline.budget_use, pipeline.queue_age]
+    timings = pipeline.timings
+    tallies = [*timings.stages.values(), timings.budget_use, timings.queue_age]
     made: list[Array] = [array for tally in tallies for array in tally.arrays()]
     if judge is not None:
         for bank in (judge.token_scores, judge.request_scores):

@@ -60,5 +60,5 @@ class Hot:
         self.pipeline.settle()
         told = published.facts(self.pipeline)
         made = published.snapshot(told, published.arrays(self.pipeline), self.pipeline.plan, ())
-        ledger = self.pipeline.ledger
+        ledger = self.pipeline.books.ledger
         return replace(made, step_batches=ledger.step_batches.counts(), rows=ledger.rows.counts())

@@ -15,16 +15,14 @@ from probes.activations.feeding import Feeding, feed
 from probes.activations.files import forget_parts
 from probes.activations.index import Contents
 from probes.activations.layers import parse_layers
-from probes.activations.model import ModelDtype, open_model, prepared
+from probes.activations.model import LabModel, ModelDtype, open_model, prepared
 from probes.activations.reader import widths
 from probes.activations.sites import find_sockets
 from probes.activations.store import ActivationStore
 from probes.activations.writer import LOCK, begin_store
-from probes.collect import LabModel
 from probes.data.reading import Loaded
 from probes.data.texts import data_digest
 from probes.errors import LabError
-from probes.manifest import ModelBinding
 from sidecar.types import Site, TapPoint
 
 if TYPE_CHECKING:
@@ -86,7 +84,7 @@ def store_contents(lab: LabModel, loaded: Loaded, options: Options) -> Contents:
     sockets = find_sockets(lab.model, points)
     fed = feed(lab, loaded.texts, loaded.places, options.feeding)
     facts = StoreFacts(
-        model=_binding(lab),
+        model=lab.binding,
         width=lab.identity.width,
         tap_points=tuple(point.name for point in points),
         widths=widths(lab.model, points),
@@ -105,20 +103,6 @@ def store_contents(lab: LabModel, loaded: Loaded, options: Options) -> Contents:
         outside=loaded.outside,
     )
     return Contents(facts, fed.texts, loaded.places, fed.tokens)
-
-
-def _binding(lab: LabModel) -> ModelBinding:
-    made = lab.identity
-    return ModelBinding(
-        name=made.name,
-        architecture=made.architecture,
-        layers=made.layers,
-        weights_digest=made.weights_digest,
-        tokenizer_digest=made.tokenizer_digest,
-        dtype=made.dtype,
-        quantisation=made.quantisation,
-        engine=made.engine,
-    )
 
 
 @contextmanager

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probes.activations.files import forget_parts
-from probes.activations.model import ModelDtype
+from probes.activations.model import LabModel, ModelDtype
 from probes.activations.shared import Shared, compute_shards, start_helper
 from probes.activations.writer import ShardWriter
-from probes.collect import LabModel
 from probes.errors import LabError
 
 if TYPE_CHECKING:

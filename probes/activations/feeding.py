@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from probes.collect import LabModel, chat_ids
+from probes.activations.model import LabModel
 from probes.data.texts import LabelledText
 from probes.errors import LabError
 
@@ -33,6 +33,14 @@ class Fed:
     chat: bool
     max_tokens: int
     truncated: int
+
+
+def chat_ids(lab: LabModel, text: str) -> list[int]:
+    """Token ids of one user message through the model's chat template, ready for its answer; of the text alone without one."""
+    if not lab.tokenizer.chat_template:
+        return list(lab.tokenizer(text, verbose=False)["input_ids"])
+    messages = [{"role": "user", "content": text}]
+    return list(lab.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
 
 
 def feed(lab: LabModel, texts: Sequence[LabelledText], places: Sequence[str], feeding: Feeding) -> Fed:

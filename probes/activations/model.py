@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from probes.collect import LabModel
 from probes.errors import LabError
+from probes.manifest import ModelBinding
+from sidecar.types import ModelIdentity
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 ModelDtype = Literal["float32", "bfloat16", "float16"]
 GGUF = ".gguf"
+
+
+@dataclass(frozen=True, slots=True)
+class LabModel:
+    """A loaded model with the names by which stores and artifacts are bound to it. template_digest: "" without a template."""
+
+    model: Any
+    tokenizer: Any
+    identity: ModelIdentity
+    template_digest: str
+
+    @property
+    def binding(self) -> ModelBinding:
+        """What is written into whatever is made from this model's states."""
+        return ModelBinding(**{name: getattr(self.identity, name) for name in ModelBinding.model_fields})
 
 
 def open_model(path: Path, dtype: ModelDtype = "float32") -> LabModel:

@@ -10,11 +10,10 @@ from queue import Empty
 from typing import Any
 
 from probes.activations.index import Index
-from probes.activations.model import ModelDtype, open_model
+from probes.activations.model import LabModel, ModelDtype, open_model
 from probes.activations.plan import batches
 from probes.activations.reader import StateReader, reading
 from probes.activations.writer import ShardWriter
-from probes.collect import LabModel
 from probes.errors import LabError
 from sidecar.types import TapPoint
 

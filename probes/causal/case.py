@@ -27,8 +27,8 @@ from sidecar.types import TapPoint
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from probes.activations.model import LabModel
     from probes.activations.store import ActivationStore
-    from probes.collect import LabModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from probes.evaluate import auroc
+from probes.auroc import auroc
 from probes.manifest import Aggregation, AggregationKind
 from probes.pooling import LINEAR, weights
 from sidecar.types import BoolArray, FloatArray

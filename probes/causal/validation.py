@@ -19,7 +19,7 @@ from probes.stages import Evaluated, Gate, Intervention, Validated
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from probes.collect import LabModel
+    from probes.activations.model import LabModel
 
 KEPT = "validation.passes.jsonl"
 
@@ -112,6 +112,6 @@ def _behaves(bench: Bench) -> Gate:
 
 def _auroc(bench: Bench) -> float:
     """How well the untouched model's log-odds tell the labels apart."""
-    from probes.evaluate import auroc
+    from probes.auroc import auroc
 
     return auroc(bench.resumed.log_odds, bench.questions.labels)

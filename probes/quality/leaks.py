@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from probes.auroc import auroc
 from probes.data.texts import normalised
-from probes.evaluate import auroc
 from probes.quality.bootstrap import Interval, Resamples
 from probes.quality.rows import Rows
 from sidecar.types import BoolArray, IndexArray

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from probes.evaluate import auroc
+from probes.auroc import auroc
 from probes.quality.bootstrap import Interval, Ranking, Resamples, share
 from probes.quality.rows import Rows
 from sidecar.types import BoolArray, IndexArray

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from probes.auroc import auroc
 from probes.baselines import baseline_scores
-from probes.datasets import Example
-from probes.evaluate import auroc
 from probes.quality.bootstrap import Resamples
 from probes.quality.rows import Rows
 from probes.stages import Rival
@@ -22,7 +21,7 @@ def rival_scores(train: Rows, test: Rows) -> dict[str, Array]:
     tokens = {
         text.text: int(count) for rows in (train, test) for text, count in zip(rows.texts, rows.tokens, strict=True)
     }
-    return baseline_scores(_examples(train), _examples(test), tokens.__getitem__)
+    return baseline_scores(train.texts, test.texts, tokens.__getitem__)
 
 
 def compared(scores: Array, rivals: dict[str, Array], resamples: Resamples) -> tuple[Rival, ...]:
@@ -33,7 +32,3 @@ def compared(scores: Array, rivals: dict[str, Array], resamples: Resamples) -> t
         value = auroc(other, resamples.labels)
         found.append(Rival(name=name, auroc=value, gain=own - value, gain_interval=resamples.gain(scores, other)))
     return tuple(sorted(found, key=lambda rival: -rival.auroc))
-
-
-def _examples(rows: Rows) -> list[Example]:
-    return [Example(text.text, text.label, text.key) for text in rows.texts]

@@ -87,7 +87,7 @@ def fit_scaling(method: Method, scores: Array, labels: BoolArray) -> Scaling:
 
 
 def _rises(scores: Array, labels: BoolArray) -> bool:
-    from probes.evaluate import auroc
+    from probes.auroc import auroc
 
     return auroc(scores, labels) > EVEN
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from probes.auroc import auroc
 from probes.errors import LabError
-from probes.evaluate import auroc
 from probes.quality.bootstrap import Resamples
 from probes.release.compare import Pair
 from probes.threshold import clopper_pearson

@@ -110,8 +110,8 @@ def _training(
 ) -> Training:
     import numpy as np
 
+    from probes.auroc import auroc
     from probes.data.parts import assign_parts
-    from probes.evaluate import auroc
     from probes.kinds.registry import KINDS
 
     parts = assign_parts(store.texts, origin.seed, outside=frozenset(store.facts.outside))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from probes.auroc import auroc
 from probes.errors import LabError
-from probes.evaluate import auroc
 from probes.kinds.base import ProbeEstimator
 from probes.kinds.descent import MEMORY_BYTES
 from probes.kinds.registry import KINDS, make_estimator

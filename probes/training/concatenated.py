@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from probes.evaluate import auroc
+from probes.auroc import auroc
 from probes.kinds.concatenation import Beside, Concatenation
 from probes.kinds.rows import Subset
 from probes.stages import Candidate

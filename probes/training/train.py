@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from probes.auroc import auroc
 from probes.data.parts import assign_parts
 from probes.errors import LabError
-from probes.evaluate import auroc
 from probes.kinds.base import ProbeEstimator
 from probes.kinds.registry import KINDS
 from probes.kinds.threads import one_thread

@@ -3,53 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 from itertools import islice
 from typing import TypeVar
 
 import numpy as np
 
-from probes.manifest import AggregationKind, TokenSpan
+from probes.manifest import AggregationKind
 from sidecar.clock import Clock
 from sidecar.config import Limits
 from sidecar.judge.aggregate import Aggregates
 from sidecar.judge.buckets import EXEMPLAR
 from sidecar.judge.kinds import CountArray, DoubleArray, Grouped
 from sidecar.judge.policy import Policy
+from sidecar.judge.readiness import Readiness
 from sidecar.judge.requests import Key, RequestTable, Tracked
 from sidecar.judge.tally import SCORE_EDGES, TallyBank
 from sidecar.judge.thresholds import Thresholds
+from sidecar.judge.verdict import FlaggedSignal, Verdict
 from sidecar.reading.plan import Plan
 from sidecar.reading.read import Readings
 from sidecar.snapshot import EndedRequest, Exemplar, SignalScore
-from sidecar.types import Action, BoolArray, EngineId, FloatArray, Phase, RequestId, StepBatch, TraceParent
+from sidecar.types import Action, BoolArray, EngineId, FloatArray, RequestId, StepBatch, TraceParent
 
 _ENDED_AT_ONCE = 32
 _EXEMPLARS_EVERY_S = 1.0  # finer than any scrape; a step's cost must not grow with the number of traces
-
-
-@dataclass(frozen=True, slots=True)
-class FlaggedSignal:
-    """One signal over its threshold."""
-
-    name: str
-    score: float
-    threshold: float
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What is said of one request. A signal with stale evidence never flags.
-
-    ``read``, ``skipped`` and ``late`` name every signal once if somebody waits for the verdict, and are empty otherwise.
-    """
-
-    request_id: RequestId
-    action: Action
-    signals: tuple[FlaggedSignal, ...] = ()
-    read: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
-    late: tuple[str, ...] = ()
 
 
 _Floats = TypeVar("_Floats", DoubleArray, FloatArray)
@@ -85,10 +63,7 @@ class Judge:
         self._scale32, self._offset32 = self._scale.astype(np.float32), self._offset.astype(np.float32)
         self._thresholds = Thresholds(signals)
         self._may_flag = np.array([signal.may_flag for signal in signals], dtype=np.bool_)
-        self._prompt_only = np.array([signal.span is TokenSpan.PROMPT for signal in signals], dtype=np.bool_)
-        self._any_prompt_only = bool(self._prompt_only.any())
-        windows = np.array([max(1, signal.window) for signal in signals], dtype=np.int32)
-        self._least = np.where(self._prompt_only, np.int32(1), windows)  # readings before a signal is judged
+        self._readiness = Readiness(signals)
         self._heads = [  # signals that are a sum of several columns, and where these are
             (i, slice(int(first), int(first) + signals[i].columns))
             for i, first in enumerate(() if plan.firsts is None else plan.firsts)
@@ -129,7 +104,7 @@ class Judge:
         self._aggregates.update(Grouped(readings.values, readings.valid, batch.segments.starts, slots))
         scores, counts = self._aggregates.state_of(slots)
         logits = scores * self._scale + self._offset  # [G, S]
-        ready = self._ready(batch, counts)
+        ready = self._readiness.of(batch, counts)
         near = (logits >= self._thresholds.near(counts)) & self._may_flag & ready
         told: Iterable[int] = (
             range(len(tracked)) if batch.verdict_within_s else np.flatnonzero(near.any(axis=1)).tolist()
@@ -171,19 +146,6 @@ class Judge:
         oldest = self.requests.oldest
         self.evicted += oldest not in self._over
         self._end(oldest, self._over.pop(oldest, "evicted"))
-
-    def _ready(self, batch: StepBatch, counts: CountArray) -> BoolArray:
-        """[G, S]: thresholds belong to whole requests, so no signal is judged on its first rows.
-
-        A signal of the prompt waits until the prompt is complete, any other until it has as many readings as its window.
-        """
-        ready: BoolArray = counts >= self._least
-        if self._any_prompt_only:
-            segments = batch.segments
-            newest = segments.positions[segments.starts + segments.rows - 1].astype(np.int64)
-            complete = (segments.phases != Phase.PREFILL) | (newest + 1 >= segments.prompt_tokens)
-            ready &= complete[:, None] | ~self._prompt_only
-        return ready
 
     def _verdict(self, request: Tracked, near: BoolArray, logits: DoubleArray, counts: CountArray) -> Verdict:
         close = np.flatnonzero(near)

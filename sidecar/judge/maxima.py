@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 
 from sidecar.judge.alike import alike
+from sidecar.judge.highest import Highest
 from sidecar.judge.kinds import CountArray, DoubleArray, Ema, Grouped
 from sidecar.reading.plan import Signal
 from sidecar.types import BoolArray, FloatArray, IndexArray
@@ -15,22 +16,17 @@ from sidecar.types import BoolArray, FloatArray, IndexArray
 _CHUNK = 64  # rows that one small matrix multiplies at a time
 
 
-class MaxEma:
+class MaxEma(Highest):
     """max over i of e_i, where e is the exponential mean of `kinds.Ema`."""
 
     def __init__(self, signals: Sequence[Signal], slots: int) -> None:
+        super().__init__(signals, slots)
         self._windows = [signal.window for signal in signals]
         self._mean = Ema(signals, slots)
-        self._best: DoubleArray = np.zeros((slots, len(signals)))
 
     def one(self, slots: IndexArray, counts: CountArray, values: FloatArray, valid: BoolArray | None) -> None:
         self._mean.one(slots, counts, values, valid)
-        now = self._mean.scores(slots, counts)
-        best: DoubleArray = self._best.take(slots, axis=0)
-        new = np.where(counts == 0, now, np.maximum(best, now))
-        if valid is not None:
-            np.copyto(new, best, where=~valid)
-        self._best[slots] = new
+        self._raise(slots, self._mean.scores(slots, counts), counts > 0, valid)
 
     def many(self, rows: Grouped, counts: CountArray) -> None:
         before = self._mean.scores(rows.slots, counts)
@@ -40,17 +36,12 @@ class MaxEma:
             self._best[slot, places] = np.maximum(seen, highest) if count else highest
         self._mean.many(rows, counts)
 
-    def scores(self, slots: IndexArray, counts: CountArray) -> DoubleArray:
-        del counts
-        made: DoubleArray = self._best.take(slots, axis=0)
-        return made
-
     def reset(self, slot: int) -> None:
-        self._best[slot] = 0.0
+        super().reset(slot)
         self._mean.reset(slot)
 
     def take(self, other: Self, old: int, new: int, slots: IndexArray) -> None:
-        self._best[slots, new] = other._best[slots, old]
+        super().take(other, old, new, slots)
         self._mean.take(other._mean, old, new, slots)
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sidecar.judge.alike import alike
+from sidecar.judge.highest import Highest
 from sidecar.judge.kinds import CountArray, DoubleArray, Grouped
 from sidecar.reading.plan import Signal
 from sidecar.types import BoolArray, FloatArray, IndexArray
 
 
-class MaxRollingMean:
+class MaxRollingMean(Highest):
     """max over i of mean(r_i .. r_(i+w-1)); the mean of all readings while there are fewer than w.
 
     The newest w readings lie in a ring, their sum beside it: a reading costs one addition and one subtraction. Once a
@@ -22,10 +23,10 @@ class MaxRollingMean:
     """
 
     def __init__(self, signals: Sequence[Signal], slots: int) -> None:
+        super().__init__(signals, slots)
         self._windows = np.array([signal.window for signal in signals], dtype=np.int32)  # [M]
         self._divisors = self._windows.astype(np.float64)
         width = int(self._windows.max(initial=1))
-        self._best: DoubleArray = np.zeros((slots, len(signals)))
         self._sums: DoubleArray = np.zeros((slots, len(signals)))  # of what lies in the ring
         self._ring = np.zeros((slots, len(signals), width), dtype=np.float32)  # [slots, M, W]
         self._flat = self._ring.reshape(-1)  # the same memory
@@ -95,18 +96,13 @@ class MaxRollingMean:
         self._sums[slot, places] = self._ring[slot, places].sum(axis=1, dtype=np.float64)
         self._best[slot, places] = scores
 
-    def scores(self, slots: IndexArray, counts: CountArray) -> DoubleArray:
-        del counts
-        made: DoubleArray = self._best.take(slots, axis=0)
-        return made
-
     def reset(self, slot: int) -> None:
-        self._best[slot] = 0.0
+        super().reset(slot)
         self._sums[slot] = 0.0
         self._ring[slot] = 0.0
 
     def take(self, other: Self, old: int, new: int, slots: IndexArray) -> None:
-        self._best[slots, new] = other._best[slots, old]
+        super().take(other, old, new, slots)
         self._sums[slots, new] = other._sums[slots, old]
         width = min(self._ring.shape[2], other._ring.shape[2])
         self._ring[slots, new, :width] = other._ring[slots, old, :width]

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from sidecar.judge.alike import alike
+from sidecar.judge.highest import Highest
 from sidecar.judge.kinds import CountArray, DoubleArray, Grouped
 from sidecar.reading.plan import Signal
 from sidecar.types import BoolArray, FloatArray, IndexArray
 
 
-class _MaxOfWindows:
+class _MaxOfWindows(Highest):
     """max over windows of w readings of ``_score``; the score of all readings while there are fewer. O(w log w) a reading.
 
     A place of the window that no reading has taken yet holds minus infinity, which ``_score`` must pass over.
@@ -23,10 +24,10 @@ class _MaxOfWindows:
     _columns = 1
 
     def __init__(self, signals: Sequence[Signal], slots: int) -> None:
+        super().__init__(signals, slots)
         self._windows = np.array([signal.window for signal in signals], dtype=np.int32)  # [M]
         self._agree = np.array([signal.agree for signal in signals], dtype=np.int32)
         width = int(self._windows.max(initial=1))
-        self._best: DoubleArray = np.zeros((slots, len(signals)))
         self._ring = np.full((slots, len(signals), self._columns, width), -np.inf, dtype=np.float32)  # [slots, M, c, W]
 
     def _score(self, windows: DoubleArray, agree: CountArray) -> DoubleArray:
@@ -39,12 +40,10 @@ class _MaxOfWindows:
         new = values.reshape(*counts.shape, self._columns)
         ring[group, place, :, counts % self._windows] = new
         now = self._score(ring.astype(np.float64), np.minimum(self._agree, counts + 1))
-        best: DoubleArray = self._best.take(slots, axis=0)
-        better = np.where(counts < self._windows, now, np.maximum(best, now))
+        self._raise(slots, now, counts >= self._windows, valid)
         if valid is not None:
             ring = np.where(valid[:, :, None, None], ring, self._ring.take(slots, axis=0))
-            np.copyto(better, best, where=~valid)
-        self._ring[slots], self._best[slots] = ring, better
+        self._ring[slots] = ring
 
     def many(self, rows: Grouped, counts: CountArray) -> None:
         for one in alike(self._windows.tolist(), rows, counts):
@@ -69,17 +68,12 @@ class _MaxOfWindows:
         self._ring[slot, places] = ring
         self._best[slot, places] = scores
 
-    def scores(self, slots: IndexArray, counts: CountArray) -> DoubleArray:
-        del counts
-        made: DoubleArray = self._best.take(slots, axis=0)
-        return made
-
     def reset(self, slot: int) -> None:
-        self._best[slot] = 0.0
+        super().reset(slot)
         self._ring[slot] = -np.inf
 
     def take(self, other: Self, old: int, new: int, slots: IndexArray) -> None:
-        self._best[slots, new] = other._best[slots, old]
+        super().take(other, old, new, slots)
         width = min(self._ring.shape[3], other._ring.shape[3])
         self._ring[slots, new, :, :width] = other._ring[slots, old, :, :width]
 

@@ -14,9 +14,9 @@ from sidecar.service import Sidecar
 from sidecar.tap.transformers import attach
 from sidecar.types import SamplingPolicy
 from tests.e2e.own import write_artifacts
-from tests.e2e.waiting import wait_for
 from tests.service.client import Client
 from tests.tap.models import save_tiny, tiny
+from tests.waiting import until
 
 LAYER = 1
 WITHIN_S = 5.0
@@ -51,7 +51,7 @@ def tapped(serve: Callable[..., Sidecar], home) -> Iterator[tuple[Any, Any, Clie
     write_artifacts(model, LAYER, home / "own", tokenizer)
     running = serve(**{"artifacts.folder": str(home / "own"), "limits.rows": 4096})
     tap = attach(model, tokenizer=tokenizer, address=running.address, sampling=SamplingPolicy(1.0))
-    wait_for(lambda: bool(tap.client.settings.tap_points))
+    until(lambda: bool(tap.client.settings.tap_points))
     with Client(running) as client:
         yield model, tap, client
     tap.detach()
@@ -70,28 +70,28 @@ def sees(client: Client) -> bool:
 def test_a_hook_on_a_block_that_never_runs_is_blind(tapped):
     model, _, client = tapped
     with traffic(model):
-        wait_for(lambda: sees(client))
+        until(lambda: sees(client))
         blocks = model.get_decoder().layers
         blocks[LAYER] = copy.deepcopy(blocks[LAYER])  # as a reload or a compiler does: the hooked module is left behind
         blocks[LAYER]._forward_hooks.clear()
-        assert wait_for(lambda: blind(client) == "not_seen", WITHIN_S) < WITHIN_S
+        assert until(lambda: blind(client) == "not_seen", WITHIN_S) < WITHIN_S
         assert client.series()['stethoscope_blind{tap_point="blocks.1.resid_post"}'] == "1"
 
 
 def test_hooks_that_were_taken_away_under_traffic_are_blind(tapped):
     model, _, client = tapped
     with traffic(model):
-        wait_for(lambda: sees(client))
+        until(lambda: sees(client))
         for module in model.modules():
             if module is not model:
                 module._forward_hooks.clear()
-        assert wait_for(lambda: blind(client) == "not_seen", WITHIN_S) < WITHIN_S
+        assert until(lambda: blind(client) == "not_seen", WITHIN_S) < WITHIN_S
 
 
 def test_a_tap_that_is_detached_on_purpose_is_not_blind(tapped):
     model, tap, client = tapped
     with traffic(model):
-        wait_for(lambda: sees(client))
+        until(lambda: sees(client))
         tap.detach()
-        wait_for(lambda: client.status().engines == 0)
+        until(lambda: client.status().engines == 0)
         assert blind(client) == ""

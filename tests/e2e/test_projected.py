@@ -16,7 +16,7 @@ from sidecar.demo.options import shipped_artifacts
 from sidecar.reading.read import Readings
 from sidecar.reading.read import read as real_read
 from sidecar.types import StepBatch
-from tests.e2e.waiting import wait_for
+from tests.waiting import until
 
 pytestmark = pytest.mark.model
 
@@ -81,8 +81,8 @@ def generate(engine: tuple[Any, Any], address: str, rounds: int = 1, between: An
     inputs = tokenizer(list(PROMPTS), return_tensors="pt", padding=True)
     tap = attach(model, tokenizer=tokenizer, address=address, sampling=SamplingPolicy(1.0))
     try:
-        wait_for(lambda: tap.client.connected and bool(tap.client.settings.tap_points))
-        wait_for(lambda: tap.client.settings.mode == "raw" or tap.client.plan is not None)
+        until(lambda: tap.client.connected and bool(tap.client.settings.tap_points))
+        until(lambda: tap.client.settings.mode == "raw" or tap.client.plan is not None)
         for number in range(rounds):
             with tap.requests([f"round-{number}-prompt-{i}" for i in range(len(PROMPTS))]):
                 model.generate(**inputs, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False)
@@ -143,7 +143,7 @@ def test_a_plan_that_changes_under_load_is_swapped_between_steps(engine, seen, s
             shutil.rmtree(folder / "sentiment")
         else:
             shutil.copytree(shipped_artifacts() / "sentiment", folder / "sentiment")
-        wait_for(lambda: tap.client.plan.generation > before)
+        until(lambda: tap.client.plan.generation > before)
 
     generate(engine, running.address, rounds=4, between=change)
     generations = [batch.plan_generation for batch, _ in seen]

@@ -16,7 +16,7 @@ from sidecar.reading.read import Readings
 from sidecar.reading.read import read as real_read
 from sidecar.types import StepBatch
 from tests.e2e.own import python_block
-from tests.e2e.waiting import wait_for
+from tests.waiting import until
 
 pytestmark = pytest.mark.model
 
@@ -109,7 +109,7 @@ def test_a_padded_batch_reads_what_each_prompt_reads_alone(engine, seen, serve):
     inputs = tokenizer(list(PROMPTS), return_tensors="pt", padding=True)
     tap = attach(model, tokenizer=tokenizer, address=running.address, sampling=SamplingPolicy(1.0))
     try:
-        wait_for(lambda: tap.client.connected and bool(tap.client.settings.tap_points))
+        until(lambda: tap.client.connected and bool(tap.client.settings.tap_points))
         with tap.requests(names):
             out = model.generate(**inputs, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False)
     finally:
@@ -162,14 +162,14 @@ def test_praise_scores_above_complaint(engine, serve):
         )
         tap = attach(model, tokenizer=tokenizer, address=running.address, sampling=SamplingPolicy(1.0))
         try:
-            wait_for(lambda tap=tap: tap.client.connected and bool(tap.client.settings.tap_points))
+            until(lambda tap=tap: tap.client.connected and bool(tap.client.settings.tap_points))
             chat = tokenizer.apply_chat_template(
                 [{"role": "user", "content": text}], add_generation_prompt=True, return_tensors="pt", return_dict=True
             )
             model.generate(**chat, max_new_tokens=2, do_sample=False)
         finally:
             tap.detach(10.0)
-        wait_for(lambda running=running: sentiment(running).requests == 1)
+        until(lambda running=running: sentiment(running).requests == 1)
         scores[mood] = sentiment(running).request_scores.total
     assert scores["praise"] > scores["complaint"] + 0.2, scores
 
@@ -199,14 +199,14 @@ def test_a_hook_that_moved_to_another_block_reads_its_control_wrong(engine, serv
         return {one.tap_point: one.reason for one in running.status().coverage}
 
     try:
-        wait_for(lambda: tap.client.connected and bool(tap.client.settings.tap_points))
+        until(lambda: tap.client.connected and bool(tap.client.settings.tap_points))
         assert set(states().values()) == {""}
         blocks = model.get_decoder().layers
         layer = max(point.layer for point in tap.points)
         moved = dict(blocks[layer]._forward_hooks)
         blocks[layer]._forward_hooks.clear()
         blocks[layer + shift]._forward_hooks.update(moved)
-        wait_for(lambda: states()[f"blocks.{layer}.resid_post"] == "control_out_of_range")
+        until(lambda: states()[f"blocks.{layer}.resid_post"] == "control_out_of_range")
         assert all(not reason for name, reason in states().items() if name != f"blocks.{layer}.resid_post")
     finally:
         tap.detach(10.0)
@@ -222,7 +222,7 @@ def test_the_readmes_five_lines_are_enough(smollm2, serve, monkeypatch):
     exec(compile(python_block(ROOT / "README.md"), "README.md", "exec"), names)
     tap = names["tap"]
     try:
-        wait_for(lambda: tap.client.connected and bool(tap.client.settings.tap_points))
+        until(lambda: tap.client.connected and bool(tap.client.settings.tap_points))
         names["model"].generate(
             **names["AutoTokenizer"].from_pretrained(smollm2)("Hello there", return_tensors="pt"), max_new_tokens=3
         )

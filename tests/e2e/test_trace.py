@@ -10,10 +10,10 @@ from transformers import AutoTokenizer
 from sidecar.tap.transformers import attach
 from sidecar.types import SamplingPolicy
 from tests.e2e.own import write_artifacts
-from tests.e2e.waiting import wait_for
 from tests.export.receivers import Receiver, attributes
 from tests.service.client import Client
 from tests.tap.models import save_tiny, tiny
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def test_each_sampled_request_has_one_span_under_its_own_parent_with_its_scores(
     parents = {f"req-{i}": f"00-{i + 1:032x}-{i + 1:016x}-01" for i in range(3)}
     unsampled = f"00-{99:032x}-{99:016x}-00"
     try:
-        wait_for(lambda: bool(tap.client.settings.tap_points))
+        until(lambda: bool(tap.client.settings.tap_points))
         with tap.requests([*parents, "quiet"], [*parents.values(), unsampled]):
             model.generate(torch.randint(3, 500, (4, 9)), max_new_tokens=3, do_sample=False)
-        wait_for(lambda: running.status().spans_exported >= len(parents))
+        until(lambda: running.status().spans_exported >= len(parents))
         with Client(running) as client:
             page = client.scrape(accept="application/openmetrics-text;version=1.0.0")
     finally:

@@ -65,7 +65,7 @@ def test_a_hundred_thousand_requests_and_tenants_change_no_series(tmp_path: Path
 
     def told() -> Snapshot:
         made = published.snapshot(published.facts(pipeline), published.arrays(pipeline), pipeline.plan, ())
-        ledger = pipeline.ledger  # whose counts lie in a file that the scrape reads by itself
+        ledger = pipeline.books.ledger  # whose counts lie in a file that the scrape reads by itself
         return replace(made, step_batches=ledger.step_batches.counts(), rows=ledger.rows.counts())
 
     collector = MetricsCollector(told, version="0.1.0")

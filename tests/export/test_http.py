@@ -18,6 +18,7 @@ from sidecar.export.http_head import MAX_HEAD_BYTES, BadHead, parse_head
 from sidecar.export.metrics import MetricsCollector
 from sidecar.log import Log
 from tests.export.examples import signal, snapshot
+from tests.waiting import until
 
 DEADLINE_S = 10.0
 PAGE = b"# EOF\n"
@@ -72,14 +73,6 @@ def receive_all(connection: socket.socket) -> bytes:
     while chunk := connection.recv(65536):
         received += chunk
     return received
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """For what another thread does next: a short pause between looks, and a deadline."""
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        threading.Event().wait(0.005)
 
 
 def test_a_scrape_gets_the_page_in_the_format_that_it_prefers(serve: Serve) -> None:
@@ -158,7 +151,7 @@ def test_a_bad_head_is_refused_and_the_next_scrape_served(serve: Serve, head: by
     server = serve()
     assert raw(server, head).startswith(f"HTTP/1.1 {status} ".encode())
     assert request(server, "GET", "/metrics")[1] == PAGE
-    wait_for(lambda: server.counts()[HttpOutcome.BAD_REQUEST] == 1)
+    until(lambda: server.counts()[HttpOutcome.BAD_REQUEST] == 1)
 
 
 def test_an_answer_never_quotes_the_request(serve: Serve) -> None:
@@ -182,7 +175,7 @@ def test_a_head_cannot_be_kept_open_by_a_byte_now_and_then(serve: Serve) -> None
                 continue
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert 0.4 <= time.monotonic() - started_s < 3.0
-    wait_for(lambda: server.counts()[HttpOutcome.TIMED_OUT] == 1)
+    until(lambda: server.counts()[HttpOutcome.TIMED_OUT] == 1)
 
 
 def test_connections_beyond_the_bound_are_refused_at_once_and_counted_and_the_place_comes_back(serve: Serve) -> None:
@@ -193,9 +186,9 @@ def test_connections_beyond_the_bound_are_refused_at_once_and_counted_and_the_pl
         for refused in range(1, 4):
             with socket.create_connection(("127.0.0.1", server.port), DEADLINE_S) as extra:
                 assert receive_all(extra).startswith(b"HTTP/1.1 503 ")
-            wait_for(lambda n=refused: server.counts()[HttpOutcome.REFUSED] == n)  # type: ignore[misc]
+            until(lambda n=refused: server.counts()[HttpOutcome.REFUSED] == n)  # type: ignore[misc]
         assert sum(thread.name == "metrics-http" for thread in threading.enumerate()) == 3
-    wait_for(lambda: server.counts()[HttpOutcome.ABORTED] == 3)
+    until(lambda: server.counts()[HttpOutcome.ABORTED] == 3)
     assert request(server, "GET", "/metrics")[1] == PAGE
 
 
@@ -207,7 +200,7 @@ def test_a_client_that_never_reads_is_cut_off_and_holds_nobody_up(serve: Serve) 
         lazy.connect(("127.0.0.1", server.port))
         lazy.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
         assert request(server, "GET", "/healthz")[0].status == 200
-        wait_for(lambda: server.counts()[HttpOutcome.ABORTED] == 1)
+        until(lambda: server.counts()[HttpOutcome.ABORTED] == 1)
 
 
 def test_a_scrape_under_a_flood_of_scrapes_takes_less_than_a_second(serve: Serve) -> None:
@@ -254,7 +247,7 @@ def test_a_render_that_raises_is_a_500_without_its_text_and_the_next_scrape_is_s
     assert ['"scrape_failed"' in line and "secret" not in line for line in lines] == [True]
     broken.clear()
     assert request(server, "GET", "/metrics")[1] == PAGE
-    wait_for(lambda: server.counts()[HttpOutcome.ANSWERED] == 1)
+    until(lambda: server.counts()[HttpOutcome.ANSWERED] == 1)
     assert server.counts()[HttpOutcome.FAILED] == 1
 
 
@@ -278,7 +271,7 @@ def test_stop_closes_open_connections_and_the_address_and_can_be_repeated(serve:
 
     with socket.create_connection(("127.0.0.1", port), DEADLINE_S) as idle:
         idle.sendall(b"GET ")
-        wait_for(lambda: "metrics-http" in ours())
+        until(lambda: "metrics-http" in ours())
         started_s = time.monotonic()
         server.stop()
         assert time.monotonic() - started_s < 2.0
@@ -325,9 +318,9 @@ def test_without_file_descriptors_the_server_waits_and_then_serves(serve: Serve)
                 while True:
                     taken.append(socket.socket())
             client.connect(("127.0.0.1", server.port))  # the kernel completes it; the server cannot accept it
-            wait_for(lambda: server.counts()[HttpOutcome.ABORTED] >= 2)
+            until(lambda: server.counts()[HttpOutcome.ABORTED] >= 2)
             tried, started_s = server.counts()[HttpOutcome.ABORTED], time.monotonic()
-            wait_for(lambda: server.counts()[HttpOutcome.ABORTED] >= tried + 4)
+            until(lambda: server.counts()[HttpOutcome.ABORTED] >= tried + 4)
             assert time.monotonic() - started_s > 0.1  # pauses between attempts, and no busy loop
         finally:
             for held in taken:

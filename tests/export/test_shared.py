@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from sidecar.export.shared import Shared
+from tests.waiting import until
 
 DEADLINE_S = 10.0
 
@@ -33,13 +32,6 @@ class Kitchen:
         return dish
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        threading.Event().wait(0.002)
-
-
 def test_who_asks_while_one_is_being_made_shares_the_next_and_never_gets_the_old_one() -> None:
     kitchen = Kitchen()
     shared = Shared(kitchen.make)
@@ -55,7 +47,7 @@ def test_who_asks_while_one_is_being_made_shares_the_next_and_never_gets_the_old
         late = [pool.submit(ask) for _ in range(8)]
         for _ in range(9):
             assert arrived.acquire(timeout=DEADLINE_S)
-        wait_for(lambda: shared._next is not None)
+        until(lambda: shared._next is not None)
         for _ in range(9):
             kitchen.go.release()
         assert first.result(DEADLINE_S) == 1

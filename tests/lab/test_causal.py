@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
+from probes.activations.model import LabModel
 from probes.activations.store import ActivationStore
 from probes.causal.behaviour import Behaviour, Measure
 from probes.causal.case import Settings, open_case
 from probes.causal.directions import Null
 from probes.causal.evidence import weigh
 from probes.causal.validation import KEPT, validate
-from probes.collect import LabModel
 from probes.draft import Draft
 from probes.errors import LabError
 from probes.manifest import Aggregation, AggregationKind

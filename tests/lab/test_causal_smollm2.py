@@ -12,8 +12,7 @@ from probes.activations.model import open_model
 from probes.causal.behaviour import Behaviour
 from probes.causal.case import Settings
 from probes.causal.validation import validate
-from probes.data.texts import LabelledText, text_key
-from probes.datasets import Source, load_examples
+from probes.data.reading import Sources, load_texts
 from probes.draft import Draft
 from probes.manifest import Aggregation, AggregationKind
 from probes.serving import Served
@@ -21,9 +20,6 @@ from probes.stages import Part
 from sidecar.types import Evidence, FloatArray, TapPoint
 from tests.lab.toy import toy_store, toy_training
 
-REVIEWS = Source(
-    file="92_glue_sst2.csv.zst", name="SST-2", licence="research use", positive="positive", negative="negative"
-)
 ASKED = Behaviour(
     template="{text}", lead="The sentiment of this text is", positive=(" positive",), negative=(" negative",)
 )
@@ -41,7 +37,7 @@ def answer_direction(model, tokenizer) -> FloatArray:
 @pytest.mark.model
 def test_sixty_reviews_show_that_smollm2_uses_its_own_answers_direction(smollm2: Path, tmp_path: Path) -> None:
     lab = open_model(smollm2)
-    texts = [LabelledText(one.text, one.label, text_key(one.text)) for one in load_examples(REVIEWS, limit=60)]
+    texts = list(load_texts(Sources(data=("sae:92_glue_sst2",), limit=60)).texts)
     store = toy_store(tmp_path / "acts", lab, texts, LAST)
     parts = tuple(Part.TRAIN if number % 2 else Part.TEST for number in range(len(texts)))
     direction = answer_direction(lab.model, lab.tokenizer)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from probes.activations.store import ActivationStore
+from probes.auroc import auroc
 from probes.cli import main
 from probes.draft import Draft
 from probes.errors import LabError
-from probes.evaluate import auroc
 from probes.quality.calibration import calibrate
 from probes.quality.controls import first_point, left_out, random_control, shuffled_control
 from probes.quality.evaluation import STEPS, evaluate

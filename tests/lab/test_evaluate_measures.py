@@ -10,84 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from probes.auroc import auroc
 from probes.data.texts import LabelledText, text_key
-from probes.evaluate import auroc, compare
 from probes.quality import gates
-from probes.quality.bootstrap import Ranking, Resamples
 from probes.quality.leaks import ablated, telling_words, without
 from probes.quality.lengths import matched_auroc, strata
 from probes.quality.measures import brier, curve, ece, operating_point, partial_auroc, prior_weights, reliability, roc
 from probes.quality.rows import Rows
 from probes.stages import Calibrated, LengthThreshold, Rival
-from tests.lab.test_calibrate import two_classes
-
-SCORED = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=40).filter(
-    lambda rows: len({label for _, label in rows}) == 2
-)
-
-
-def arrays(rows: list[tuple[int, bool]]) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([float(score) for score, _ in rows]), np.array([label for _, label in rows])
-
-
-def plain(labels: np.ndarray, seed: int = 0) -> Resamples:
-    return Resamples(labels, np.arange(len(labels)), seed)
+from tests.lab.scored import SCORED, arrays, plain
 
 
 def rows_with(labels: np.ndarray, tokens: np.ndarray, texts: list[str] | None = None) -> Rows:
     words = texts if texts is not None else [f"t{at}" for at in range(len(labels))]
     made = tuple(LabelledText(text, bool(label), text_key(text)) for text, label in zip(words, labels, strict=True))
     return Rows(tuple(range(len(labels))), made, labels, tokens, np.arange(len(labels)))
-
-
-@given(SCORED)
-def test_ranked_auroc_is_the_share_of_pairs_in_order(rows: list[tuple[int, bool]]) -> None:
-    scores, labels = arrays(rows)
-    found = Ranking.of(scores, labels).auroc(np.ones((1, len(labels))))[0]
-    assert found == pytest.approx(auroc(scores, labels))
-
-
-@given(SCORED, st.integers(0, 100))
-def test_a_weight_is_a_row_so_many_times(rows: list[tuple[int, bool]], seed: int) -> None:
-    scores, labels = arrays(rows)
-    times = np.random.default_rng(seed).integers(1, 4, len(labels))
-    found = Ranking.of(scores, labels).auroc(times[None].astype(float))[0]
-    assert found == pytest.approx(auroc(np.repeat(scores, times), np.repeat(labels, times)))
-
-
-def test_intervals_agree_with_the_bootstrap_over_pairs() -> None:
-    scores, labels = two_classes(150, 1.0)
-    rival = np.random.default_rng(1).standard_normal(150) + 0.5 * labels
-    known = compare(scores, rival, labels, seed=3)
-    assert plain(labels).auroc(scores) == pytest.approx(known.interval, abs=0.01)
-    assert plain(labels).gain(scores, rival) == pytest.approx(known.gain_interval, abs=0.015)
-
-
-def test_copies_of_rows_that_are_drawn_together_make_nothing_surer() -> None:
-    scores, labels = two_classes(60, 1.0)
-    once = plain(labels).auroc(scores)
-    thrice = Resamples(np.repeat(labels, 3), np.repeat(np.arange(60), 3), 0).auroc(np.repeat(scores, 3))
-    assert thrice == pytest.approx(once)
-    apart = plain(np.repeat(labels, 3)).auroc(np.repeat(scores, 3))
-    assert apart[1] - apart[0] < 0.75 * (once[1] - once[0])
-
-
-def test_pairs_of_both_labels_are_drawn_together_and_no_class_vanishes() -> None:
-    labels = np.tile([True, False], 6)
-    resamples = Resamples(labels, np.repeat(np.arange(6), 2), 0)
-    drawn = next(iter(resamples))
-    assert (drawn[:, labels] == drawn[:, ~labels]).all()
-    assert (drawn.sum(axis=1) == 12).all()
-
-
-def test_bootstrap_interval_covers_the_truth_about_as_often_as_promised() -> None:
-    """N(0, 1) and N(1, 1): the true AUROC is .7602."""
-    missed = 0
-    for seed in range(100):
-        scores, labels = two_classes(100, 1.0, seed=seed)
-        low, high = plain(labels, seed).auroc(scores)
-        missed += not low <= 0.7602 <= high
-    assert missed <= 14  # 5 of 100 are promised; 15 or more happen twice in ten thousand
 
 
 @given(SCORED, st.sampled_from([0.1, 0.3, 1.0]))

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from probes.activations.feeding import Fed, Feeding, feed
-from probes.activations.model import open_model
-from probes.collect import LabModel, chat_ids
+from probes.activations.feeding import Fed, Feeding, chat_ids, feed
+from probes.activations.model import LabModel, open_model
 from probes.data.texts import LabelledText, text_key
 from probes.errors import LabError
 from tests.tap.models import save_tiny

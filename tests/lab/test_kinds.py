@@ -10,8 +10,8 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
+from probes.auroc import auroc
 from probes.errors import LabError
-from probes.evaluate import auroc
 from probes.kinds.base import ProbeEstimator
 from probes.kinds.concatenation import Beside, Concatenation
 from probes.kinds.registry import KINDS, make_estimator

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probes.activations.store import Activations, ActivationStore
+from probes.auroc import auroc
 from probes.errors import LabError
-from probes.evaluate import auroc
 from probes.kinds.descent import Passes
 from probes.kinds.mass_mean import MassMean
 from probes.kinds.moments import ClassMoments, Moments, class_moments

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from probes.activations.store import ActivationStore
+from probes.auroc import auroc
 from probes.cli import main
 from probes.commands.train import aggregation
 from probes.data.texts import LabelledText, text_key
 from probes.draft import Draft
 from probes.errors import LabError
-from probes.evaluate import auroc
 from probes.kinds.registry import KINDS
 from probes.manifest import Aggregation, AggregationKind
 from probes.stages import Candidate, Part, Training

@@ -14,14 +14,14 @@ import numpy as np
 
 from probes.activations.facts import StoreFacts
 from probes.activations.index import Contents
+from probes.activations.model import LabModel
 from probes.activations.reader import reading
 from probes.activations.store import ActivationStore
 from probes.activations.writer import ShardWriter, begin_store
-from probes.collect import LabModel
 from probes.data.parts import assign_parts
 from probes.data.texts import LabelledText, data_digest, text_key
 from probes.draft import Draft
-from probes.manifest import Aggregation, AggregationKind, ModelBinding
+from probes.manifest import Aggregation, AggregationKind
 from probes.serving import Served
 from probes.stages import Part, Training
 from sidecar.tap.identity import identify
@@ -85,11 +85,9 @@ def toy_store(folder: Path, lab: LabModel, texts: list[LabelledText], where: Tap
     ids = [list(lab.tokenizer(text.text)["input_ids"]) for text in texts]
     with reading(lab.model, [where], 1) as reader:
         states = [reader.read([one])[where.name][0] for one in ids]
-    made = lab.identity
-    binding = {name: getattr(made, name) for name in ModelBinding.model_fields}
     facts = StoreFacts(
-        model=ModelBinding(**binding),
-        width=made.width,
+        model=lab.binding,
+        width=lab.identity.width,
         tap_points=(where.name,),
         widths={where.name: int(states[0].shape[1])},
         hook_points={where.name: "somewhere"},

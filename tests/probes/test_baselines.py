@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from probes.auroc import auroc
 from probes.baselines import baseline_scores
-from probes.datasets import Example
-from probes.evaluate import auroc
+from probes.data.texts import LabelledText
 
 FILLER = ["amber", "basil", "cedar", "dune", "ember", "fjord", "grove", "heath", "inlet", "jade", "kelp", "lagoon"]
 
 
-def texts(kind: str, count: int, seed: int) -> list[Example]:
+def texts(kind: str, count: int, seed: int) -> list[LabelledText]:
     """Random words with one planted truth: a word, a piece inside random words, the length, or nothing."""
     rng = np.random.default_rng(seed)
-    examples = []
+    made = []
     for _ in range(count):
         label = bool(rng.random() < 0.5)
         words = list(rng.choice(FILLER, size=8 if kind != "length" else (5 + 6 * label)))
@@ -24,8 +24,8 @@ def texts(kind: str, count: int, seed: int) -> list[Example]:
         if kind == "piece":
             stem = "".join(rng.choice(list("abcdefgh"), size=6))
             words[rng.integers(8)] = stem + ("zxq" if label else "wvk")
-        examples.append(Example(" ".join(words), label, "0"))
-    return examples
+        made.append(LabelledText(" ".join(words), label, "0"))
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def found() -> dict[str, dict[str, float]]:
     for kind in ("word", "piece", "length", "nothing"):
         train, test = texts(kind, 160, seed=1), texts(kind, 400, seed=2)
         scores = baseline_scores(train, test, count_tokens=lambda text: len(text) // 3)
-        labels = np.array([example.label for example in test])
+        labels = np.array([one.label for one in test])
         aurocs[kind] = {name: auroc(values, labels) for name, values in scores.items()}
     return aurocs
 

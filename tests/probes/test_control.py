@@ -6,18 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from probes.control import Range, fit_control, rows_of
-from probes.states import States
+from probes.control import Range, fit_control
 
-WIDTH, PREFIX = 12, 5
-
-
-def some_states() -> States:
-    """Three texts of 4, 6 and 5 rows after a shared beginning."""
-    rng = np.random.default_rng(0)
-    prefix = rng.standard_normal((PREFIX, WIDTH)).astype(np.float32)
-    prefix[0] = 20000.0  # position 0 is no row like the others
-    return States(prefix, rng.standard_normal((15, WIDTH)).astype(np.float32), (0, 4, 10, 15))
+WIDTH = 12
 
 
 def layered(count: int, seed: int) -> dict[int, npt.NDArray[np.float64]]:
@@ -39,9 +30,3 @@ def test_control_reads_its_own_block_in_range_and_others_out_of_it() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 5.0])
 def test_what_is_not_in_range_is_outside(value: float) -> None:
     assert Range(-1.0, 1.0).outside(np.array([0.0, -1.0, 1.0, value])) == 0.25
-
-
-def test_rows_of_a_control_leave_out_position_0() -> None:
-    states = some_states()
-    assert np.abs(rows_of(states, [0, 1])).max() < 100
-    assert len(rows_of(states, [0, 1])) == states.starts[2] + 2 * (PREFIX - 1)

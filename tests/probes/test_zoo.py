@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.progress import Progress
 
+from probes.activations.feeding import chat_ids
+from probes.activations.in_memory import states_of
+from probes.activations.model import LabModel, open_model
 from probes.artifact import Artifact, fit
-from probes.build_control import CONTROLS, ControlRecipe, build_control, everyday_chats
-from probes.collect import LabModel, chat_ids, collect, load_lab_model
-from probes.control import SKIP_POSITIONS, Direction, Range, rows_of
+from probes.auroc import auroc
+from probes.build_control import ControlRecipe, block_rows, build_control
+from probes.control import SKIP_POSITIONS, Direction, Range
+from probes.control_texts import fed_halves, halved
+from probes.data.alike import alike_groups
 from probes.data.parts import assign_parts
-from probes.evaluate import SHUFFLED_TOLERANCE, auroc
 from probes.manifest import Kind, TokenSpan
-from probes.recipe import ZOO, read_recipes
+from probes.quality.gates import SHUFFLED_TOLERANCE
+from probes.recipe import LAYERS, ZOO, read_recipes
 from probes.registry import load_folder
 from probes.serving import Served
 from probes.stages import Part
 from probes.zoo_build import artifact_names
-from probes.zoo_texts import gather
+from probes.zoo_texts import CONTROL_RECIPES, gather, gather_for_controls
 from sidecar.types import Evidence
 from tests.tap.models import save_tiny
 
@@ -97,13 +103,7 @@ def test_thresholds_are_certified_or_their_gate_says_that_they_are_not(artifact:
 
 @pytest.fixture(scope="module")
 def lab(smollm2: Path) -> LabModel:
-    return load_lab_model(smollm2)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """States of tests go to a folder of their own; the model, a wider fixture, was found before."""
-    monkeypatch.setenv("STETHOSCOPE_CACHE", str(tmp_path))
+    return open_model(smollm2)
 
 
 def direction_of(artifact: Artifact) -> Direction:
@@ -129,10 +129,9 @@ def test_recorded_quality_comes_out_again_on_fresh_states(lab: LabModel, artifac
     parts = assign_parts(loaded.texts, recipe.seed, outside=frozenset(loaded.outside))
     tests = [text for text, part in zip(loaded.texts, parts, strict=True) if part is Part.TEST]
     tests = sorted(tests, key=lambda text: text.key)[:SUBSET]
-    layer = manifest.where.layer
-    states = collect(lab, [chat_ids(lab, text.text) for text in tests], [layer], Progress(disable=True))[layer]
-    served = Served(artifact.directions, artifact.offsets, manifest.aggregation)
-    found = served.scores(states.text(index)[SKIP_POSITIONS:] for index in range(len(tests)))
+    where, ids = manifest.where, [chat_ids(lab, text.text) for text in tests]
+    states = states_of(lab, ids, [where], manifest.feature_contract.skip_positions, Progress(disable=True))
+    found = Served(artifact.directions, artifact.offsets, manifest.aggregation).scores(states[where])
     labels = np.array([text.label for text in tests])
     # The interval is that of all test rows; a subset's is wider by the square root of what was left out.
     low, high = manifest.quality.auroc_interval
@@ -153,12 +152,9 @@ def test_control_reads_its_block_in_range_and_blocks_two_away_out_of_it(lab: Lab
         "42",
     ]
     ids = [chat_ids(lab, prompt) for prompt in prompts]
-    states = collect(lab, ids, [layer - 2, layer, layer + 2], Progress(disable=True))
+    rows = block_rows(lab, ids, [layer - 2, layer, layer + 2], Progress(disable=True))
     bounds = Range(manifest.control_range.low, manifest.control_range.high)
-    outside = {
-        at: bounds.outside(direction_of(artifact).read(rows_of(of_layer, range(len(ids)))))
-        for at, of_layer in states.items()
-    }
+    outside = {at: bounds.outside(direction_of(artifact).read(of_layer)) for at, of_layer in rows.items()}
     assert outside[layer] <= 0.05
     assert outside[layer - 2] > 0.5
     assert outside[layer + 2] > 0.5
@@ -166,14 +162,14 @@ def test_control_reads_its_block_in_range_and_blocks_two_away_out_of_it(lab: Lab
 
 @pytest.fixture(scope="module")
 def tiny_lab(tmp_path_factory: pytest.TempPathFactory) -> LabModel:
-    return load_lab_model(save_tiny(tmp_path_factory.mktemp("tiny")))
+    return open_model(save_tiny(tmp_path_factory.mktemp("tiny")))
 
 
 @needs_sets
 def test_building_a_control_measures_it_on_rows_it_was_not_made_from(tiny_lab: LabModel, tmp_path: Path) -> None:
     bars = Progress(disable=True)
-    chats = everyday_chats(tiny_lab, bars)
-    manifest = build_control(ControlRecipe(2, reach=1), tiny_lab, tmp_path / "control", bars, chats)
+    halves = fed_halves(tiny_lab, gather_for_controls(tmp_path / "texts"), "theirs", bars)
+    manifest = build_control(ControlRecipe(2, reach=1), tiny_lab, halves, tmp_path / "control", bars)
     assert manifest.control_range is not None
     assert manifest.feature_contract.token_span is TokenSpan.ALL
     assert 0 <= manifest.control_range.outside < 0.1
@@ -181,6 +177,20 @@ def test_building_a_control_measures_it_on_rows_it_was_not_made_from(tiny_lab: L
     assert "at block 3" in manifest.description
 
 
-def test_controls_have_neighbours_on_both_sides() -> None:
-    for control in CONTROLS:
-        assert [layer - control.layer for layer in control.neighbours] == [-2, -1, 1, 2]
+@needs_sets
+def test_the_controls_texts_come_from_every_set_in_both_halves_and_no_relative_is_in_both(tmp_path: Path) -> None:
+    texts = gather_for_controls(tmp_path).texts
+    sides = [[texts[number] for number in side] for side in halved(texts)]
+    for side in sides:
+        counts = Counter(text.dataset for text in side)
+        assert len(counts) == len(CONTROL_RECIPES)
+        assert min(counts.values()) >= 40
+    heads = alike_groups([text.text for side in sides for text in side], [()] * len(texts))
+    assert not set(heads[: len(sides[0])]) & set(heads[len(sides[0]) :])
+
+
+def test_controls_are_told_from_the_blocks_on_both_sides_that_there_are() -> None:
+    for layer in LAYERS:
+        assert [other - layer for other in ControlRecipe(layer).neighbours(30)] == [-2, -1, 1, 2]
+    assert ControlRecipe(0).neighbours(30) == (1, 2)
+    assert ControlRecipe(3).neighbours(4) == (1, 2)

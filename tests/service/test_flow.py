@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -17,6 +15,7 @@ from sidecar.ingest import decode
 from sidecar.service import Sidecar
 from tests.builders import MODEL, TAP, WIDTH, manifest_fields, wire_batch, wire_tap, write_control, write_probe
 from tests.service.client import Client
+from tests.waiting import until
 
 
 def rows_with(column: int, values: list[float]) -> np.ndarray:
@@ -27,13 +26,6 @@ def rows_with(column: int, values: list[float]) -> np.ndarray:
 
 def traffic(tokens: int, **changes: object) -> ingest_pb2.TrafficReport:
     return ingest_pb2.TrafficReport(engine_id="engine-0", tokens_computed=tokens, requests=1, **changes)
-
-
-def wait_for(claim: Callable[[], bool], deadline_s: float = 10.0) -> None:
-    ends = time.monotonic() + deadline_s
-    while not claim():
-        assert time.monotonic() < ends, "did not come true in time"
-        time.sleep(0.01)
 
 
 def test_a_batch_is_scored_and_every_count_says_so(client):
@@ -64,7 +56,7 @@ def test_a_projected_batch_reads_what_the_raw_one_reads(client, artifacts):
     """The tap multiplies; the offsets are the sidecar's, for the probe as for the control."""
     write_probe(artifacts, "first", offset=5.0)
     write_control(artifacts, offset=-3.0)
-    wait_for(lambda: client.status().plan_generation > 1)
+    until(lambda: client.status().plan_generation > 1)
     rows = np.random.default_rng(0).normal(size=(3, WIDTH)).astype(np.float32)
     client.good(rows=rows)
     before = {one.name: (one.readings, one.mean) for one in client.status().signals}
@@ -135,7 +127,7 @@ def test_a_reload_reaches_the_tap_and_each_batch_has_one_generation(client, arti
     generation = stream.next_result().plan_generation
     write_probe(artifacts, "third", column=3, tap=type(TAP)(2))
     write_control(artifacts, "control2", tap=type(TAP)(2))
-    wait_for(lambda: client.status().plan_generation > generation and len(client.status().artifacts) == 5)
+    until(lambda: client.status().plan_generation > generation and len(client.status().artifacts) == 5)
     stream.send_batch(wire_batch())
     newest = client.status().plan_generation
     seen = []
@@ -160,7 +152,7 @@ def test_a_batch_whose_hook_did_not_run_is_counted_and_the_gap_is_blind(client):
         stream.send_batch(wire_batch(tensors=[]))
         stream.send(ingest_pb2.StreamRequest(traffic=traffic(3 * step)))
         assert stream.next_result().reason == "no_rows"
-    wait_for(lambda: client.status().coverage[0].blind, 5.0)
+    until(lambda: client.status().coverage[0].blind, 5.0)
     (tap,) = client.status().coverage
     assert (tap.expected, tap.seen, tap.reason) == (21, 0, "not_seen")
     assert float(client.series()[f'stethoscope_blind{{tap_point="{TAP.name}"}}']) == 1
@@ -175,7 +167,7 @@ def test_traffic_whose_tap_was_removed_is_blind_within_five_seconds(client):
     stream.next_result()
     assert not client.status().coverage[0].blind
     stream.send(ingest_pb2.StreamRequest(traffic=traffic(500)))
-    wait_for(lambda: client.status().coverage[0].blind, 5.0)
+    until(lambda: client.status().coverage[0].blind, 5.0)
     assert client.status().coverage[0].reason == "not_seen"
     stream.cancel()
 
@@ -186,7 +178,7 @@ def test_a_stream_that_breaks_without_goodbye_is_a_lost_engine(client):
     stream.send(ingest_pb2.StreamRequest(traffic=traffic(3)))
     stream.next_result()
     stream.cancel()
-    wait_for(lambda: client.status().coverage[0].reason == "engine_lost", 5.0)
+    until(lambda: client.status().coverage[0].reason == "engine_lost", 5.0)
 
 
 def test_another_model_is_refused_while_an_engine_is_registered(client):
@@ -264,13 +256,13 @@ def test_a_thousand_ends_are_spread_over_what_follows(serve):
         client.good(requests=[("other", (0,))], finished_request_ids=names)
         tracked = float(client.series()["stethoscope_requests_tracked"])
         assert 0 < tracked < 1001
-        wait_for(lambda: float(client.series()["stethoscope_requests_tracked"]) == 1)
+        until(lambda: float(client.series()["stethoscope_requests_tracked"]) == 1)
         assert float(client.series()['stethoscope_probe_request_score_count{probe="first"}']) == 1000
 
 
 def test_a_mean_over_the_whole_request_is_not_judged_on_its_first_token(client, artifacts):
     write_probe(artifacts, "first", aggregation={"kind": "mean", "window": 4})
-    wait_for(lambda: client.status().plan_generation > 1)
+    until(lambda: client.status().plan_generation > 1)
     verdicts = []
     for place in range(6):
         answer = client.observe(wire_batch(rows_with(0, [9.0]), requests=[("long", (place,))]))
@@ -335,17 +327,17 @@ def test_an_unsound_reload_leaves_the_old_generation_in_force_and_is_counted(cli
     else:
         manifest.write_text(sound.replace('"probability": 0.9', '"probability": 0.1'))
     refused = 'stethoscope_artifact_reloads_total{outcome="refused"}'
-    wait_for(lambda: float(client.series()[refused]) >= 1)
+    until(lambda: float(client.series()[refused]) >= 1)
     assert client.good().plan_generation == generation
     (artifacts / "first" / "extra.pkl").unlink(missing_ok=True)
     manifest.write_text(sound)
-    wait_for(lambda: client.status().plan_generation > generation)
+    until(lambda: client.status().plan_generation > generation)
     client.good()
 
 
 def test_an_artifact_of_another_model_is_refused_naming_both_sides_and_the_others_serve(client, artifacts):
     write_probe(artifacts, "foreign", model={**manifest_fields("x")["model"], "architecture": "OtherForCausalLM"})
-    wait_for(lambda: len(client.status().artifacts) == 4)
+    until(lambda: len(client.status().artifacts) == 4)
     state = next(one for one in client.status().artifacts if one.name == "foreign")
     assert state.evidence == "refused"
     assert "OtherForCausalLM" in state.reason
@@ -356,7 +348,7 @@ def test_an_artifact_of_another_model_is_refused_naming_both_sides_and_the_other
 
 def test_a_stale_signal_is_shown_and_never_flags(client, artifacts):
     write_probe(artifacts, "old", column=2, model={**manifest_fields("x")["model"], "weights_digest": "9" * 64})
-    wait_for(lambda: len(client.status().signals) == 3)
+    until(lambda: len(client.status().signals) == 3)
     answer = client.observe(wire_batch(rows_with(2, [9.0, 9.0, 9.0])))
     assert not answer.result.verdicts
     old = next(one for one in client.status().signals if one.name == "old")

@@ -16,7 +16,7 @@ from sidecar.ring import Kind, RingBrokenError
 from tests.builders import wire_batch
 from tests.service.client import Client
 from tests.service.ringed import Ringed, fetch, placed
-from tests.service.test_flow import wait_for
+from tests.waiting import until
 
 SCORED, DROPPED, REJECTED = ingest_pb2.OUTCOME_SCORED, ingest_pb2.OUTCOME_DROPPED, ingest_pb2.OUTCOME_REJECTED
 
@@ -67,7 +67,7 @@ def test_reports_and_goodbyes_come_by_the_ring_in_order(client, ringed):
     ringed.post(ingest_pb2.StreamRequest(goodbye=ingest_pb2.Goodbye(engine_id="engine-0")))
     assert ringed.reply() == b""
     ringed.close()
-    wait_for(lambda: client.status().engines == 0)
+    until(lambda: client.status().engines == 0)
     assert not client.status().coverage[0].blind
 
 
@@ -137,7 +137,7 @@ def test_the_end_of_the_stream_ends_its_ring_after_what_was_posted(client, ringe
     message, tensors = placed(wire_batch())
     ringed.post(ingest_pb2.StreamRequest(step_batch=message), tensors)
     ringed.stream.cancel()
-    wait_for(lambda: client.status().step_batches.scored == 1)
+    until(lambda: client.status().step_batches.scored == 1)
     assert ringed.result().outcome == SCORED
     with pytest.raises(RingBrokenError):
         ringed.producer.reply(10.0)
@@ -158,7 +158,7 @@ def test_a_tap_that_lies_in_its_ring_loses_it_and_nobody_else_notices(client, ri
     ringed.ring.slot(1)[:64].cast("q")[3] = 1 << 40  # perhaps too late for this message, in time for the next
     ringed.ring.head[4] = 77
     os.eventfd_write(ringed.ring.descriptors.posted, 1)
-    wait_for(lambda: "ring_broken" in {json.loads(line)["event"] for line in lines})
+    until(lambda: "ring_broken" in {json.loads(line)["event"] for line in lines})
     assert other.batch(wire_batch()).outcome == SCORED
     client.good()
     other.close()
@@ -190,13 +190,13 @@ def test_rings_come_and_go_and_leave_nothing_behind(client):
         return len(list(Path("/proc/self/fd").iterdir()))
 
     Ringed(client).close()
-    wait_for(lambda: client.status().streams == [] or True)
+    until(lambda: client.status().streams == [] or True)
     before = descriptors()
     for _ in range(20):
         one = Ringed(client)
         one.batch(wire_batch())
         one.close()
-    wait_for(lambda: descriptors() <= before + 2)
+    until(lambda: descriptors() <= before + 2)
 
 
 def test_the_kinds_of_the_relay_are_no_kinds_of_a_tap(client, ringed):

@@ -6,7 +6,7 @@ import json
 
 from probes.release.signature import make_keys, sign
 from tests.builders import write_probe
-from tests.service.test_flow import wait_for
+from tests.waiting import until
 
 
 def test_an_unsigned_artifact_is_refused_while_the_signed_ones_serve_on(serve, artifacts, tmp_path, lines):
@@ -16,10 +16,10 @@ def test_an_unsigned_artifact_is_refused_while_the_signed_ones_serve_on(serve, a
         sign(artifacts / name, tmp_path / "key")
     sidecar = serve(**{"artifacts.public_key": str(tmp_path / "key.pub")})
     write_probe(artifacts, "stranger", column=2)
-    wait_for(lambda: any('"unsigned"' in line for line in lines))  # half written, it may be refused for that first
+    until(lambda: any('"unsigned"' in line for line in lines))  # half written, it may be refused for that first
     told = [json.loads(line) for line in lines]
     refused = next(line for line in told if line["event"] == "reload_refused" and line["reason"] == "unsigned")
     assert refused["text"] == "stranger: not signed"
     assert sorted(one.name for one in sidecar.snapshot().artifacts) == names
     sign(artifacts / "stranger", tmp_path / "key")
-    wait_for(lambda: len(sidecar.snapshot().artifacts) == len(names) + 1)
+    until(lambda: len(sidecar.snapshot().artifacts) == len(names) + 1)

@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 
 from protos.stethoscope.v1 import ingest_pb2
+from sidecar.tap.client import TapClient
+from sidecar.tap.limits import LinkLimits
+from sidecar.tap.traffic import TrafficMeter
 from tests.service_fixtures import artifacts, home, lines, serve
+from tests.tap.clients import MakeClient
 from tests.tap.receiver import Receiver, control
+from tests.tap.samples import IDENTITY
 
-__all__ = ["address", "artifacts", "home", "lines", "make_receiver", "receiver", "serve", "transport"]
+__all__ = ["address", "artifacts", "home", "lines", "make_client", "make_receiver", "receiver", "serve", "transport"]
 
 MakeReceiver = Callable[[ingest_pb2.Control], Receiver]
 
@@ -27,6 +32,22 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 def transport() -> str:
     """How batches go: "grpc", or "ring" where a module's own fixture of this name says so."""
     return "grpc"
+
+
+@pytest.fixture
+def make_client(address: str) -> Iterator[MakeClient]:
+    made: list[TapClient] = []
+
+    def make(traffic: TrafficMeter | None = None, **limits: float) -> TapClient:
+        bounds = LinkLimits(**limits)  # type: ignore[arg-type]  # ints and floats, as named
+        client = TapClient(address, IDENTITY, engine_id="engine", traffic=traffic, limits=bounds)
+        made.append(client)
+        client.start()
+        return client
+
+    yield make
+    for client in made:
+        client.stop(1.0)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from sidecar.tap.transformers import attach
 from sidecar.tap.transformers.tap import Tap
 from tests.tap.models import PAD
 from tests.tap.receiver import Receiver, Rows
-from tests.tap.test_client import until
+from tests.waiting import until
 
 Values = npt.NDArray[np.float32]
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13, 14], [15, 16, 17, 18, 19]]

@@ -17,7 +17,7 @@ from tests.tap.conftest import MakeReceiver
 from tests.tap.engine import PROMPTS, alone, left_padded, tapped, worst_difference
 from tests.tap.models import EOS, PAD, library, tiny
 from tests.tap.receiver import DEADLINE_S, Receiver, control
-from tests.tap.test_client import until
+from tests.waiting import until
 
 NAMES = ["a", "b", "c"]
 WIDEST = max(map(len, PROMPTS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,28 +11,17 @@ import pytest
 from protos.stethoscope.v1 import control_pb2, ingest_pb2
 from sidecar.tap.client import TapClient
 from sidecar.types import TapPoint
+from tests.tap.clients import MakeClient, connected
 from tests.tap.conftest import MakeReceiver
 from tests.tap.receiver import Receiver, control
-from tests.tap.samples import IDENTITY
-from tests.tap.test_client import until
+from tests.waiting import until
 
 Connect = Callable[[], TapClient]
 
 
 @pytest.fixture
-def connect(address: str) -> Iterator[Connect]:
-    made: list[TapClient] = []
-
-    def make() -> TapClient:
-        client = TapClient(address, IDENTITY, engine_id="engine")
-        made.append(client)
-        client.start()
-        until(lambda: client.connected)
-        return client
-
-    yield make
-    for client in made:
-        client.stop(1.0)
+def connect(make_client: MakeClient) -> Connect:
+    return lambda: connected(make_client())
 
 
 def projected(generation: int) -> ingest_pb2.Control:

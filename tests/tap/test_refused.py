@@ -19,7 +19,7 @@ from sidecar.types import ModelIdentity, TapLedgerCounts
 from sidecar.worker.build import Parts
 from tests.builders import MODEL, WIDTH
 from tests.tap.samples import step
-from tests.tap.test_client import until
+from tests.waiting import until
 
 Serve = Callable[..., Sidecar]
 

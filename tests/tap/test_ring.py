@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,12 +23,11 @@ from sidecar.tap.client import TapClient
 from sidecar.tap.limits import LinkLimits
 from sidecar.tap.ring_join import RingRefusedError, join_ring
 from sidecar.types import TapLedgerCounts
+from tests.tap.clients import MakeClient, connected
 from tests.tap.receiver import Receiver, control
 from tests.tap.ring_host import DEADLINE_S, SHAPE, RingHost
 from tests.tap.samples import IDENTITY, BrokenStates, captured, segment, states, step
-from tests.tap.test_client import until
-
-MakeClient = Callable[..., TapClient]
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -43,20 +42,9 @@ def host(receiver: Receiver) -> RingHost:
 
 
 @pytest.fixture
-def make_client(address: str) -> Iterator[MakeClient]:
-    made: list[TapClient] = []
-
-    def make(**limits: float) -> TapClient:
-        bounds = LinkLimits(**limits)  # type: ignore[arg-type]  # ints and floats, as named
-        client = TapClient(address, IDENTITY, engine_id="engine", limits=bounds)
-        made.append(client)
-        client.start()
-        until(lambda: client.connected)
-        return client
-
-    yield make
-    for client in made:
-        client.stop(1.0)
+def make_client(make_client: MakeClient) -> MakeClient:
+    """Here one is of use only once it is connected."""
+    return lambda **limits: connected(make_client(**limits))
 
 
 def _lines(caplog: pytest.LogCaptureFixture) -> list[str]:

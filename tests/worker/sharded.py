@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -79,12 +77,12 @@ class Sharded:
             return self.pipeline.submit(batch, Arrival(now_s, now_s))
         finally:
             self.pipeline.settle()
-            assert self.pipeline.ledger.step_batches.counts().balanced
-            assert self.pipeline.ledger.rows.counts().in_flight == 0
+            assert self.pipeline.books.ledger.step_batches.counts().balanced
+            assert self.pipeline.books.ledger.rows.counts().in_flight == 0
 
     def rows(self) -> dict[str, int]:
         """Where rows have gone so far, without what is 0."""
-        now = self.pipeline.ledger.rows.counts()
+        now = self.pipeline.books.ledger.rows.counts()
         gone = {"scored": now.scored, **now.dropped, **now.rejected}
         return {str(name): rows for name, rows in gone.items() if rows}
 
@@ -110,9 +108,3 @@ def kill(pid: int) -> None:
     """Returns when the process, a child of this one, is dead."""
     os.kill(pid, signal.SIGKILL)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-
-
-def until(holds: Callable[[], bool], within_s: float = 20.0) -> None:
-    ends_s = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < ends_s

@@ -28,13 +28,13 @@ from sidecar.worker.spawn import spawn
 from tests.builders import wire_batch
 from tests.faults.process import Process
 from tests.service.client import Client
+from tests.waiting import until
 from tests.worker.sharded import (
     Sharded,
     freeze,
     kill,
     make_batch,
     make_plan,
-    until,
 )
 
 pytestmark = pytest.mark.process

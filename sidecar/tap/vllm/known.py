@@ -42,11 +42,11 @@ V2 = (
 Names = Iterable[tuple[str, str]]
 
 KNOWN: Mapping[str, Mapping[str, str]] = {
-    "plugin": {"10be6fdd13fb6cdd": "0.32.0"},
-    "v1": {"6d1b8ce41925d8b9": "0.32.0"},
-    "v2": {"48d61e2fe75f79d1": "0.32.0"},
+    "plugin": {"10be6fdd13fb6cdd": "0.32.0", "a1ec6d03513255ee": "0.33.0"},
+    "v1": {"6d1b8ce41925d8b9": "0.32.0 and 0.33.0"},
+    "v2": {"48d61e2fe75f79d1": "0.32.0", "b3f66a64777f6445": "0.33.0"},
 }
-"""Digest of the sources, and the first version that has them."""
+"""Digest of the sources, and the versions that have them."""
 
 _NAMES: Mapping[str, Names] = {"plugin": PLUGIN, "v1": V1, "v2": V2}
 

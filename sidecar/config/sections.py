@@ -1,24 +1,16 @@
-"""The whole configuration: one frozen tree, every default here, every problem reported at once.
-
-Sources, later ones win: defaults, one YAML file, ``STETHOSCOPE_*`` environment (``STETHOSCOPE_METRICS__PORT=9500``), flags.
-"""
+"""The sections of the configuration: every setting, its bounds and its default."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sidecar.address import default_address
-from sidecar.errors import ConfigError
-from sidecar.sources import env_settings, prune, put, read_yaml
 from sidecar.types import Action, Mode, SamplingPolicy
 
 Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]  # beyond 30 years the system's waits overflow
@@ -37,11 +29,11 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Listen(_Section):
+class Listen(Section):
     """Where taps connect."""
 
     model_config = ConfigDict(validate_default=True)  # the default address is made from the environment
@@ -75,7 +67,7 @@ class Listen(_Section):
         return value
 
 
-class Artifacts(_Section):
+class Artifacts(Section):
     """Which probes are read."""
 
     folder: Annotated[Path | None, Field(description="folder with one sub-folder per artifact; empty for none")] = None
@@ -93,7 +85,7 @@ class Artifacts(_Section):
         return None if value == "" else value
 
 
-class Limits(_Section):
+class Limits(Section):
     """Bounds of everything that could grow."""
 
     rows: Annotated[int, Field(gt=0, le=1 << 20, description="tokens per step batch")] = 16384
@@ -107,7 +99,7 @@ class Limits(_Section):
     clock_skew_s: Annotated[Seconds, Field(description="how far taken_ns may be from our clock")] = 3600.0
 
 
-class Coverage(_Section):
+class Coverage(Section):
     """When silence is called blindness."""
 
     window_s: Annotated[Seconds, Field(description="expected and seen are compared over so long")] = 2.0
@@ -121,7 +113,7 @@ class Coverage(_Section):
     forget_s: Annotated[Seconds, Field(description="a lost engine is forgotten after so long")] = 600.0
 
 
-class Sampling(_Section):
+class Sampling(Section):
     """What taps are asked to capture."""
 
     mode: Annotated[Mode, Field(description="raw: the sidecar multiplies; projected: the tap does")] = Mode.RAW
@@ -142,7 +134,7 @@ class Sampling(_Section):
         return SamplingPolicy(share, self.token_stride, self.first_tokens, self.last_tokens)
 
 
-class Metrics(_Section):
+class Metrics(Section):
     """Where Prometheus scrapes."""
 
     host: str = "127.0.0.1"
@@ -158,7 +150,7 @@ class Metrics(_Section):
         return value
 
 
-class Traces(_Section):
+class Traces(Section):
     """Spans by OTLP/gRPC; endpoint, headers and the like come from the standard OTEL_* variables."""
 
     enabled: Annotated[bool, Field(description="export spans and evaluation events")] = False
@@ -167,7 +159,7 @@ class Traces(_Section):
     shutdown_s: Annotated[Seconds, Field(description="time given to the last export")] = 3.0
 
 
-class Budget(_Section):
+class Budget(Section):
     """The latency contract."""
 
     step_ms: Annotated[Seconds, Field(description="from last byte received to verdict written")] = 6.0
@@ -177,7 +169,7 @@ class Budget(_Section):
     queue_s: Annotated[Seconds, Field(description="a batch that waited longer for its turn is dropped unread")] = 2.0
 
 
-class Ladder(_Section):
+class Ladder(Section):
     """When the sidecar sheds work, and when it takes it up again."""
 
     enabled: Annotated[bool, Field(description="off: every batch is read in full, however long it takes")] = True
@@ -190,7 +182,7 @@ class Ladder(_Section):
     max_up_s: Annotated[Seconds, Field(description="the wait doubles up to here while going up fails")] = 300.0
 
 
-class Verdicts(_Section):
+class Verdicts(Section):
     """What a signal over its threshold leads to."""
 
     default: Annotated[Action, Field(description="for signals that are not named below")] = Action.FLAG
@@ -207,7 +199,7 @@ class Verdicts(_Section):
         return value
 
 
-class Worker(_Section):
+class Worker(Section):
     """The hot path."""
 
     process: Annotated[bool, Field(description="give it a process of its own; otherwise it is a thread")] = True
@@ -217,7 +209,7 @@ class Worker(_Section):
     )
 
 
-class Ring(_Section):
+class Ring(Section):
     """Shared memory for taps on this machine."""
 
     enabled: Annotated[bool, Field(description="offer it to taps at a Unix socket")] = True
@@ -228,7 +220,7 @@ class Ring(_Section):
     hot_bytes: Annotated[int, Field(ge=0, le=1 << 30, description="of each slot, mapped in advance")] = 4 << 20
 
 
-class Data(_Section):
+class Data(Section):
     """What outlives the process."""
 
     folder: Annotated[
@@ -241,118 +233,8 @@ class Data(_Section):
         return None if value == "" else value
 
 
-class Log(_Section):
+class Log(Section):
     """JSON lines on stderr."""
 
     level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
     lines_per_s: Annotated[int, Field(gt=0, le=10000, description="lines per event name and second")] = 10
-
-
-class Config(_Section):
-    """The sidecar's configuration."""
-
-    listen: Listen = Field(default_factory=Listen)
-    artifacts: Artifacts = Field(default_factory=Artifacts)
-    limits: Limits = Field(default_factory=Limits)
-    coverage: Coverage = Field(default_factory=Coverage)
-    sampling: Sampling = Field(default_factory=Sampling)
-    metrics: Metrics = Field(default_factory=Metrics)
-    traces: Traces = Field(default_factory=Traces)
-    budget: Budget = Field(default_factory=Budget)
-    ladder: Ladder = Field(default_factory=Ladder)
-    verdicts: Verdicts = Field(default_factory=Verdicts)
-    worker: Worker = Field(default_factory=Worker)
-    ring: Ring = Field(default_factory=Ring)
-    data: Data = Field(default_factory=Data)
-    log: Log = Field(default_factory=Log)
-
-
-@dataclass(frozen=True, slots=True)
-class _Relation:
-    """What must hold between two settings."""
-
-    settings: tuple[str, str]
-    holds: Callable[[Config], bool]
-    text: str
-
-
-_RELATIONS = (
-    _Relation(
-        ("ladder.low", "ladder.high"),
-        lambda c: c.ladder.low < c.ladder.high,
-        "ladder.low must be below ladder.high",
-    ),
-    _Relation(
-        ("ladder.up_s", "ladder.max_up_s"),
-        lambda c: c.ladder.up_s <= c.ladder.max_up_s,
-        "ladder.up_s must not exceed ladder.max_up_s",
-    ),
-    _Relation(
-        ("limits.segments", "limits.rows"),
-        lambda c: c.limits.segments <= c.limits.rows,
-        "limits.segments must not exceed limits.rows: every segment has a row",
-    ),
-    _Relation(
-        ("limits.segments", "limits.requests"),
-        lambda c: c.limits.segments <= c.limits.requests,
-        "limits.segments must not exceed limits.requests: the requests of one step are tracked at once",
-    ),
-    _Relation(
-        ("coverage.window_s", "coverage.forget_s"),
-        lambda c: c.coverage.window_s < c.coverage.forget_s,
-        "coverage.window_s must be below coverage.forget_s",
-    ),
-)
-
-
-def load_config(
-    path: Path | None = None,
-    env: Mapping[str, str] | None = None,
-    flags: Mapping[str, Any] | None = None,
-    problems: Sequence[str] = (),
-) -> Config:
-    """Merge the sources and validate: the only way to a Config that may be served with.
-
-    flags are dotted keys ("metrics.port"); problems: those that the caller has already found. Raises ConfigError listing
-    every problem of every source at once.
-    """
-    found = list(problems)
-    tree = read_yaml(path, found) if path is not None else {}
-    for keys, value in env_settings(os.environ if env is None else env, _known_settings(), found):
-        put(tree, keys, value, found)
-    for name, value in (flags or {}).items():
-        put(tree, name.split("."), value, found)
-    config = _validate(tree, found)
-    if found or config is None:
-        raise ConfigError(list(dict.fromkeys(found)))
-    return config
-
-
-_TEXTS = {"extra_forbidden": "no such setting"}
-
-
-def _known_settings() -> dict[str, tuple[str, ...]]:
-    sections = {name: field.default_factory for name, field in Config.model_fields.items()}
-    return {name: tuple(one.model_fields) for name, one in sections.items() if isinstance(one, type(BaseModel))}
-
-
-def _validate(tree: dict[str, Any], problems: list[str]) -> Config | None:
-    """The tree as a Config. With what is wrong taken out, relations between the settings that are sound are judged too."""
-    wrong: list[str] = []
-    config: Config | None = None
-    nothing_said: dict[str, Any] = {name: {} for name in Config.model_fields}
-    try:
-        config = Config.model_validate(nothing_said | tree)
-    except ValidationError as invalid:
-        for error in invalid.errors():
-            wrong.append(".".join(map(str, error["loc"])))
-            text = _TEXTS.get(error["type"], error["msg"]).removeprefix("Value error, ")
-            problems.append(f"{wrong[-1]}: {text}")
-            prune(tree, error["loc"])
-        with suppress(ValidationError):  # a default is wrong here: there is no telling what would hold
-            config = Config.model_validate(nothing_said | tree)
-    for relation in _RELATIONS:
-        sound = not any(f"{one}.".startswith(f"{bad}.") for one in relation.settings for bad in wrong)
-        if sound and config is not None and not relation.holds(config):
-            problems.append(relation.text)
-    return config

@@ -1,0 +1,83 @@
+"""The whole configuration: one frozen tree, and what must hold between its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from sidecar.config.sections import (
+    Artifacts,
+    Budget,
+    Coverage,
+    Data,
+    Ladder,
+    Limits,
+    Listen,
+    Log,
+    Metrics,
+    Ring,
+    Sampling,
+    Section,
+    Traces,
+    Verdicts,
+    Worker,
+)
+
+
+class Config(Section):
+    """The sidecar's configuration."""
+
+    listen: Listen = Field(default_factory=Listen)
+    artifacts: Artifacts = Field(default_factory=Artifacts)
+    limits: Limits = Field(default_factory=Limits)
+    coverage: Coverage = Field(default_factory=Coverage)
+    sampling: Sampling = Field(default_factory=Sampling)
+    metrics: Metrics = Field(default_factory=Metrics)
+    traces: Traces = Field(default_factory=Traces)
+    budget: Budget = Field(default_factory=Budget)
+    ladder: Ladder = Field(default_factory=Ladder)
+    verdicts: Verdicts = Field(default_factory=Verdicts)
+    worker: Worker = Field(default_factory=Worker)
+    ring: Ring = Field(default_factory=Ring)
+    data: Data = Field(default_factory=Data)
+    log: Log = Field(default_factory=Log)
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """What must hold between two settings."""
+
+    settings: tuple[str, str]
+    holds: Callable[[Config], bool]
+    text: str
+
+
+RELATIONS = (
+    Relation(
+        ("ladder.low", "ladder.high"),
+        lambda c: c.ladder.low < c.ladder.high,
+        "ladder.low must be below ladder.high",
+    ),
+    Relation(
+        ("ladder.up_s", "ladder.max_up_s"),
+        lambda c: c.ladder.up_s <= c.ladder.max_up_s,
+        "ladder.up_s must not exceed ladder.max_up_s",
+    ),
+    Relation(
+        ("limits.segments", "limits.rows"),
+        lambda c: c.limits.segments <= c.limits.rows,
+        "limits.segments must not exceed limits.rows: every segment has a row",
+    ),
+    Relation(
+        ("limits.segments", "limits.requests"),
+        lambda c: c.limits.segments <= c.limits.requests,
+        "limits.segments must not exceed limits.requests: the requests of one step are tracked at once",
+    ),
+    Relation(
+        ("coverage.window_s", "coverage.forget_s"),
+        lambda c: c.coverage.window_s < c.coverage.forget_s,
+        "coverage.window_s must be below coverage.forget_s",
+    ),
+)

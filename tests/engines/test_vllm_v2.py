@@ -1,0 +1,58 @@
+"""The runner that GPUs have by default, whose real data classes are driven by a stub: it cannot run here."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.engines.environment import HERE, Environment
+
+ONE, TWO = "cmpl-one-0", "cmpl-two-0"
+
+
+@pytest.fixture(scope="module")
+def captured(vllm: Environment) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(vllm.run(str(HERE / "inside" / "v2_contract.py")).splitlines()[-1])
+    return told
+
+
+def test_rows_belong_to_the_requests_and_positions_of_the_runners_own_batch(captured: dict[str, Any]) -> None:
+    first, second = captured["behind"]["steps"][:2]
+    assert first["segments"] == [[ONE, [0, 1, 2], "PREFILL", 5], [TWO, [4, 5], "PREFILL", 6]]
+    assert second["segments"] == [[TWO, [6], "DECODE", 6], [ONE, [3, 4], "PREFILL", 5]]
+    assert first["rows"] == {
+        "blocks.1.resid_post": [1000.0, 1001.0, 1002.0, 1003.0, 1004.0],
+        "blocks.3.resid_post": [1000.25, 1001.25, 1002.25, 1003.25, 1004.25],
+    }
+    assert first["info"] == ["", "00-a-b-01"]
+    assert captured["behind"]["unseen"][0] == {"prefix_cache": 4}
+
+
+def test_what_a_preempted_request_computes_again_is_not_captured_twice(captured: dict[str, Any]) -> None:
+    assert captured["behind"]["steps"][2]["segments"] == [[TWO, [7], "DECODE", 6]]
+    assert captured["behind"]["steps"][2]["rows"]["blocks.1.resid_post"] == [3007.0]
+    assert captured["behind"]["tokens"][2] == 8
+
+
+def test_drafts_are_never_counted_as_seen_and_those_that_were_right_count_as_not_captured(
+    captured: dict[str, Any],
+) -> None:
+    drafted, after = captured["behind"]["steps"][3:]
+    assert drafted["segments"] == [[ONE, [5], "DECODE", 5]]
+    assert after["segments"] == [[ONE, [7], "DECODE", 5]]
+    assert captured["behind"]["unseen"][4] == {"unsupported": 1}
+    assert captured["behind"]["tokens"][3:] == [1, 2]
+
+
+def test_positions_that_a_scheduler_only_guesses_are_not_captured(captured: dict[str, Any]) -> None:
+    assert len(captured["ahead"]["steps"]) == 4
+    assert captured["ahead"]["unseen"][4] == {"unsupported": 2}
+
+
+def test_ends_are_told_and_nothing_went_wrong(captured: dict[str, Any]) -> None:
+    for told in captured.values():
+        assert told["finished"] == [TWO, ONE]
+        assert told["errors"] == {}
+        assert all(told["methods"])
