@@ -116,6 +116,7 @@ def fit(manifest: Manifest, model: ModelIdentity) -> Fit:
     fixed = [
         ("architecture", made.architecture, model.architecture),
         ("layers", made.layers, model.layers),
+        ("layers of the encoder", made.encoder_layers or 0, model.encoder_layers),
         ("width", manifest.feature_contract.width, model.width),
     ]
     moving = [

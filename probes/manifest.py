@@ -260,7 +260,7 @@ class Manifest(_Strict):
         missing = [name for name in wanted if getattr(self, name) is None]
         if missing:
             raise ValueError(f"a {self.kind.value} needs {', '.join(missing)}")
-        if any(where.layer >= self.model.layers for where in self.everywhere):
+        if not all(where.layer < self.model.depth(where.stack) for where in self.everywhere):
             raise ValueError("a tap point lies beyond the model's last block")
         if len(set(self.everywhere)) != len(self.everywhere) or (self.also and not probe):
             raise ValueError("only a probe reads several tap points, and each of them once")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from probes.errors import LabError
+from sidecar.tap.sites import NoPartError, find_socket
 from sidecar.types import Site, TapPoint
 
 if TYPE_CHECKING:
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
 
 # What people call the sites; the second name of the heads is that of papers.
 SITES: Mapping[str, Site] = {**{site.value: site for site in Site}, "attn_out": Site.ATTN_HEADS}
-_ATTENTION = ("self_attn", "attn", "attention", "self_attention")
-_OUT = ("o_proj", "c_proj", "out_proj", "dense", "wo")
-_MLP = ("mlp", "feed_forward", "block_sparse_moe", "ffn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +42,14 @@ def find_sockets(model: Any, points: Sequence[TapPoint]) -> list[Socket]:
 
 
 def _socket(block: nn.Module, point: TapPoint) -> Socket:
+    try:
+        module, reads_input, path = find_socket(block, point.site)
+    except NoPartError as missing:
+        raise LabError(f"{point.name}: {missing}") from None
     where = f"decoder block {point.layer}"
-    if point.site is Site.RESID_POST:
-        return Socket(point, block, False, f"output of {where}: the residual stream before any norm")
-    if point.site is Site.MLP_OUT:
-        name, module = _child(block, _MLP, point)
-        return Socket(point, module, False, f"output of {name} of {where}, before it is added to the residual stream")
-    name, attention = _child(block, _ATTENTION, point)
-    out, module = _child(attention, _OUT, point)
-    return Socket(point, module, True, f"input of {name}.{out} of {where}: the outputs of its heads, side by side")
-
-
-def _child(parent: nn.Module, names: Sequence[str], point: TapPoint) -> tuple[str, nn.Module]:
-    children = dict(parent.named_children())
-    for name in names:
-        if name in children:
-            return name, children[name]
-    raise LabError(
-        f"{point.name}: {type(parent).__name__} has none of {', '.join(names)} (it has {', '.join(children) or 'no parts'})"
-    )
+    words = {
+        Site.RESID_POST: f"output of {where}: the residual stream before any norm",
+        Site.MLP_OUT: f"output of {path} of {where}, before it is added to the residual stream",
+        Site.ATTN_HEADS: f"input of {path} of {where}: the outputs of its heads, side by side",
+    }
+    return Socket(point, module, reads_input, words[point.site])

@@ -70,7 +70,7 @@ def _may_be_packed(record: Record, *, failed: bool) -> None:
     if against and not failed:
         told = "; ".join(f"{gate.name}: {gate.text}" for gate in against)
         raise LabError(
-            f"{len(against)} gates failed ({told}). --failed packs it all the same, and the manifest says so"
+            f"{len(against)} {'gate' if len(against) == 1 else 'gates'} failed ({told}). --failed packs it all the same, and the manifest says so"
         )
 
 

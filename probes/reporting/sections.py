@@ -107,7 +107,7 @@ def behaviour(found: Validated) -> Html:
     alone = found.behaviour_auroc
     quality = "" if alone is None else f" By itself the model tells the labels apart with AUROC {alone:.3f}."
     skipped = tag("ul", *(tag("li", f"Not run: {text}") for text in found.not_run)) if found.not_run else None
-    return join([tag("p", f"Measured on: {found.behaviour}.{quality}"), skipped])
+    return join([tag("p", f"Measured on: {found.behaviour.rstrip('.')}.{quality}"), skipped])
 
 
 def interventions(found: Validated) -> Html | None:

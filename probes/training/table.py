@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SHOWN = 20
+_LONGEST = "blocks.99.resid_post"
 _NOT_WINDOWED = frozenset(
     {AggregationKind.MEAN, AggregationKind.LAST, AggregationKind.ATTENTION, AggregationKind.MULTIMAX}
 )
@@ -27,17 +28,20 @@ def candidates_table(training: Training) -> Table:
         title=f"Cross-validated on training rows: {min(SHOWN, len(best))} best of {len(best)} ways",
         box=SIMPLE,
         pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
-    for column in ("", "tap point", "kind", "aggregation"):
+    table.add_column("", width=1)
+    for column in ("AUROC", "s.e."):  # never cut off where the terminal is narrow
+        table.add_column(column, justify="right", min_width=5, no_wrap=True)
+    table.add_column("tap point", min_width=len(_LONGEST), no_wrap=True)
+    for column in ("kind", "aggregation", "strength"):
         table.add_column(column, no_wrap=True)
-    for column in ("strength", "AUROC", "s.e."):
-        table.add_column(column, justify="right")
     for place, one in enumerate(best):
         chosen = is_chosen(one, training)
         if place < SHOWN or chosen:
-            numbers = (f"{one.strength:g}", f"{one.auroc:.3f}", f"{one.error:.3f}")
-            mark = ">" if chosen else ""
-            table.add_row(mark, one.tap_point, one.kind, in_words(one.aggregation), *numbers)
+            numbers = (f"{one.auroc:.3f}", f"{one.error:.3f}")
+            way = (one.tap_point, one.kind, in_words(one.aggregation), f"{one.strength:g}")
+            table.add_row(">" if chosen else "", *numbers, *way)
     return table
 
 
