@@ -268,6 +268,7 @@ class EndedRequest:
     ended_by: str  # "finished", "idle", "evicted", "model_changed", "shutdown"
     route: str = ""
     canary: bool = False
+    adapter: str = ""
 
     @property
     def flagged(self) -> bool:

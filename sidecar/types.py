@@ -29,7 +29,14 @@ class Site(StrEnum):
     MLP_OUT = "mlp_out"
 
 
-_TAP_POINT = re.compile(r"blocks\.(0|[1-9][0-9]{0,4})\.([a-z_]+)")
+class Stack(StrEnum):
+    """Which blocks of a model: a decoder's, which a model with one stack has, or those of an encoder-decoder's encoder."""
+
+    DECODER = "decoder"
+    ENCODER = "encoder"
+
+
+_TAP_POINT = re.compile(r"(encoder\.)?blocks\.(0|[1-9][0-9]{0,4})\.([a-z_]+)")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -39,23 +46,27 @@ class TapPoint:
     >>> TapPoint(14).name
     'blocks.14.resid_post'
     >>> TapPoint.parse("blocks.3.mlp_out")
-    TapPoint(layer=3, site=<Site.MLP_OUT: 'mlp_out'>)
+    TapPoint(layer=3, site=<Site.MLP_OUT: 'mlp_out'>, stack=<Stack.DECODER: 'decoder'>)
+    >>> TapPoint.parse("encoder.blocks.3.mlp_out").stack
+    <Stack.ENCODER: 'encoder'>
     """
 
     layer: int
     site: Site = Site.RESID_POST
+    stack: Stack = Stack.DECODER
 
     @property
     def name(self) -> str:
-        return f"blocks.{self.layer}.{self.site.value}"
+        blocks = f"blocks.{self.layer}.{self.site.value}"
+        return blocks if self.stack is Stack.DECODER else f"{self.stack.value}.{blocks}"
 
     @classmethod
     def parse(cls, name: str) -> TapPoint:
-        """Raises ValueError if the name is not of the form ``blocks.<layer>.<site>``."""
+        """Raises ValueError if the name is not of the form ``blocks.<layer>.<site>``, or that with ``encoder.`` before it."""
         match = _TAP_POINT.fullmatch(name)
-        if match is None or match[2] not in list(Site):
+        if match is None or match[3] not in list(Site):
             raise ValueError(f"not a tap point: {name!r}; want for example 'blocks.14.resid_post'")
-        return cls(int(match[1]), Site(match[2]))
+        return cls(int(match[2]), Site(match[3]), Stack.ENCODER if match[1] else Stack.DECODER)
 
 
 class Phase(IntEnum):
@@ -113,6 +124,11 @@ class ModelIdentity:
     quantisation: str = "none"
     engine: str = ""
     engine_version: str = ""
+    encoder_layers: int = 0  # blocks of its encoder; 0 if it has none beside its decoder
+
+    def has(self, where: TapPoint) -> bool:
+        """Whether it has such a block."""
+        return where.layer < (self.layers if where.stack is Stack.DECODER else self.encoder_layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +138,23 @@ class TraceParent:
     trace_id: str
     span_id: str
     sampled: bool
+
+
+class Medium(StrEnum):
+    """What else than text stands in a sequence. The order is that of the wire, from 1."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+    AUDIO = "audio"
+
+
+@dataclass(frozen=True, slots=True)
+class MediaSpan:
+    """Positions ``position .. position + tokens - 1`` of a request hold a piece of another medium than text."""
+
+    medium: Medium
+    position: int
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +178,8 @@ class Segments:
     routes: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
     canaries: tuple[bool, ...] = ()
+    adapters: tuple[str, ...] = ()
+    media: Mapping[int, tuple[MediaSpan, ...]] = field(default_factory=dict)  # by segment
 
     def __len__(self) -> int:
         return len(self.request_ids)
@@ -152,6 +187,16 @@ class Segments:
     @property
     def token_count(self) -> int:
         return len(self.positions)
+
+    def media_rows(self, segment: int) -> dict[Medium, int]:
+        """How many rows of a segment stand in pieces of each medium."""
+        start = int(self.starts[segment])
+        positions = self.positions[start : start + int(self.rows[segment])]
+        found: dict[Medium, int] = {}
+        for span in self.media.get(segment, ()):
+            first, end = np.searchsorted(positions, (span.position, span.position + span.tokens)).tolist()
+            found[span.medium] = found.get(span.medium, 0) + end - first
+        return found
 
 
 class ElementType(StrEnum):
@@ -235,6 +280,15 @@ class TrafficReport:
     unseen: tuple[tuple[UnseenReason, int], ...]
     requests: int
     tap: TapLedgerCounts
+    encoder_computed: int = 0  # of tokens_computed, those of an encoder
+    encoder_left_out: int = 0  # of those, left out by sampling
+
+    def expected(self, stack: Stack) -> int:
+        """How many rows every tap point of the stack must have given by now, if none was lost."""
+        encoder = self.encoder_computed - self.encoder_left_out
+        if stack is Stack.ENCODER:
+            return encoder
+        return self.tokens_computed - dict(self.unseen).get(UnseenReason.SAMPLING, 0) - encoder
 
 
 class Mode(StrEnum):

@@ -55,7 +55,8 @@ def _run(now: control_pb2.GetStatusResponse) -> Iterator[str]:
     for name, count in sorted(Counter(_transport(one) for one in now.streams).items()):
         yield f"transport {name}: {count} engines"
     mode = "taps send hidden states" if run.mode == "raw" else "taps multiply, and send readings"
-    yield f"mode {run.mode}: {mode}, of {run.request_fraction:.3g} of the requests"
+    share = "every request" if run.request_fraction >= 1 else f"{run.request_fraction:.3g} of the requests"
+    yield f"mode {run.mode}: {mode}, of {share}"
     chosen = Counter((one.rows, one.kernel) for one in run.kernels)
     if chosen:
         kernels = ", ".join(f"{kernel} from {rows} rows" for rows, kernel in sorted(chosen))

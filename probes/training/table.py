@@ -30,18 +30,17 @@ def candidates_table(training: Training) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("", width=1)
     for column in ("AUROC", "s.e."):  # never cut off where the terminal is narrow
-        table.add_column(column, justify="right", min_width=5, no_wrap=True)
+        table.add_column(column, justify="right", min_width=len("> 0.999"), no_wrap=True)
     table.add_column("tap point", min_width=len(_LONGEST), no_wrap=True)
     for column in ("kind", "aggregation", "strength"):
         table.add_column(column, no_wrap=True)
     for place, one in enumerate(best):
         chosen = is_chosen(one, training)
         if place < SHOWN or chosen:
-            numbers = (f"{one.auroc:.3f}", f"{one.error:.3f}")
+            numbers = (f"{'> ' if chosen else ''}{one.auroc:.3f}", f"{one.error:.3f}")
             way = (one.tap_point, one.kind, in_words(one.aggregation), f"{one.strength:g}")
-            table.add_row(">" if chosen else "", *numbers, *way)
+            table.add_row(*numbers, *way)
     return table
 
 

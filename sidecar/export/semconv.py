@@ -24,6 +24,7 @@ LABEL_CLEAR = "clear"
 
 ENGINE_ID = "stethoscope.engine.id"
 ROUTE = "stethoscope.route"
+ADAPTER = "stethoscope.adapter"
 TOKENS_SEEN = "stethoscope.tokens.seen"
 TOKENS_UNSEEN = "stethoscope.tokens.unseen"
 ENDED_BY = "stethoscope.ended_by"

@@ -20,7 +20,7 @@ from sidecar.export import semconv
 from sidecar.snapshot import EndedRequest, SignalScore
 from sidecar.types import TraceParent
 
-_REQUEST_ATTRIBUTES = 8  # of the request itself
+_REQUEST_ATTRIBUTES = 9  # of the request itself
 _PROBE_ATTRIBUTES = 5  # of each probe
 UNFINISHED = frozenset({"evicted", "model_changed", "shutdown"})  # the scores cover only part of the request
 
@@ -125,6 +125,8 @@ def _span_attributes(ended: EndedRequest, limit: int | None) -> Iterator[tuple[s
     yield semconv.ENGINE_ID, ended.engine_id
     if ended.route:
         yield semconv.ROUTE, ended.route
+    if ended.adapter:
+        yield semconv.ADAPTER, ended.adapter
     yield semconv.TOKENS_SEEN, ended.tokens_seen
     yield semconv.TOKENS_UNSEEN, ended.tokens_unseen
     yield semconv.ENDED_BY, ended.ended_by

@@ -24,6 +24,7 @@ from sidecar.types import (
     RequestId,
     RowSample,
     Site,
+    Stack,
     StepBatch,
     TapLedgerCounts,
     TapPoint,
@@ -32,6 +33,7 @@ from sidecar.types import (
     UnseenReason,
 )
 
+_STACKS = {ingest_pb2.STACK_UNSPECIFIED: Stack.DECODER, ingest_pb2.STACK_ENCODER: Stack.ENCODER}
 _SITES, _ELEMENTS = dict(enumerate(Site, 1)), dict(enumerate(ElementType, 1))
 _UNSEEN = dict(enumerate(UnseenReason, 1))
 _TAP_COUNTS = ("sent", "ok", "refused", "unknown", "dropped")  # in the order of TapLedgerCounts
@@ -107,11 +109,13 @@ def _request_ids(values: Sequence[str], path: str) -> tuple[RequestId, ...]:
 
 
 def tap_point(wire: ingest_pb2.TapPoint, path: str) -> TapPoint:
-    """Raises Rejected if the site is not stated or not known."""
-    site = _SITES.get(wire.site)
+    """Raises Rejected if the site is not stated or not known, or the stack is not known."""
+    site, stack = _SITES.get(wire.site), _STACKS.get(wire.stack)
     if site is None:
         raise Rejected(RejectReason.BAD_ENUM, f"{path}.site")
-    return TapPoint(wire.layer, site)
+    if stack is None:
+        raise Rejected(RejectReason.BAD_ENUM, f"{path}.stack")
+    return TapPoint(wire.layer, site, stack)
 
 
 def _tensor(wire: ingest_pb2.TapTensor, path: str, rows: int, slot: memoryview | None) -> TapTensor:
@@ -195,14 +199,21 @@ def _count(value: int, path: str) -> int:
 
 def traffic_report(wire: ingest_pb2.TrafficReport) -> TrafficReport:
     """Raises Rejected with the field's path."""
-    return TrafficReport(
+    report = TrafficReport(
         EngineId(check_id(wire.engine_id, ENGINE_ID_CHARS, "traffic.engine_id")),
         wire.step,
         _count(wire.tokens_computed, "traffic.tokens_computed"),
         _unseen(wire.unseen, "traffic.unseen"),
         _count(wire.requests, "traffic.requests"),
         TapLedgerCounts(*(_count(getattr(wire.tap, name), f"traffic.tap.{name}") for name in _TAP_COUNTS)),
+        wire.encoder_tokens_computed,
+        wire.encoder_tokens_left_out,
     )
+    if report.encoder_computed > report.tokens_computed:
+        raise Rejected(RejectReason.BAD_COUNT, "traffic.encoder_tokens_computed")
+    if report.encoder_left_out > min(report.encoder_computed, dict(report.unseen).get(UnseenReason.SAMPLING, 0)):
+        raise Rejected(RejectReason.BAD_COUNT, "traffic.encoder_tokens_left_out")
+    return report
 
 
 def engine_id(value: str, path: str) -> EngineId:
@@ -215,8 +226,8 @@ def model_identity(wire: control_pb2.ModelIdentity) -> ModelIdentity:
     for name in ("name", "architecture"):
         if not getattr(wire, name):
             raise Rejected(RejectReason.MISSING, f"model.{name}")
-    for name, limit in (("layers", _MAX_LAYERS), ("width", _MAX_WIDTH)):
-        if not 0 < getattr(wire, name) <= limit:
+    for name, least, most in (("layers", 1, _MAX_LAYERS), ("width", 1, _MAX_WIDTH), ("encoder_layers", 0, _MAX_LAYERS)):
+        if not least <= getattr(wire, name) <= most:
             raise Rejected(RejectReason.BAD_COUNT, f"model.{name}")
     return ModelIdentity(
         check_fact(wire.name, "model.name"),
@@ -229,4 +240,5 @@ def model_identity(wire: control_pb2.ModelIdentity) -> ModelIdentity:
         check_fact(wire.quantisation, "model.quantisation") or "none",
         check_fact(wire.engine, "model.engine"),
         check_fact(wire.engine_version, "model.engine_version"),
+        wire.encoder_layers,
     )

@@ -11,11 +11,22 @@ from protos.stethoscope.v1 import ingest_pb2
 from sidecar.config import Limits
 from sidecar.errors import Rejected, RejectReason
 from sidecar.ingest.checks import check_ids, check_labels
-from sidecar.types import BoolArray, IndexArray, Phase, PositionArray, RequestId, Segments, UnseenReason
+from sidecar.types import (
+    BoolArray,
+    IndexArray,
+    MediaSpan,
+    Medium,
+    Phase,
+    PositionArray,
+    RequestId,
+    Segments,
+    UnseenReason,
+)
 
 _PATH = "step_batch.segments"
-_LABELS = ("session_id_hashes", "tenants", "routes", "languages")
+_LABELS = ("session_id_hashes", "tenants", "routes", "languages", "adapters")
 _MAX_TOKENS = (1 << 32) - 1  # a position has 32 bits: no request has more tokens
+_MEDIA = dict(enumerate(Medium, 1))
 _OPTIONAL = ("prompt_tokens", "traceparents", "tracestates", *_LABELS, "canaries")
 
 
@@ -46,6 +57,8 @@ def decode_segments(wire: ingest_pb2.Segments, limits: Limits) -> Segments:
         routes=tuple(wire.routes),
         languages=tuple(wire.languages),
         canaries=tuple(wire.canaries),
+        adapters=tuple(wire.adapters),
+        media=_media(wire, count),
     )
 
 
@@ -59,6 +72,8 @@ def _check_lengths(wire: ingest_pb2.Segments, count: int, limits: Limits) -> Non
         raise Rejected(RejectReason.TOO_MANY, f"{_PATH}.positions")
     if len(wire.unseen) > count * len(UnseenReason):
         raise Rejected(RejectReason.TOO_MANY, f"{_PATH}.unseen")
+    if len(wire.media) > len(wire.positions):  # each labels a row at least
+        raise Rejected(RejectReason.TOO_MANY, f"{_PATH}.media")
     for name in ("rows", "phases", *_OPTIONAL):
         length = len(getattr(wire, name))
         if length != count and (length or name in ("rows", "phases")):
@@ -104,6 +119,20 @@ def _unseen(wire: ingest_pb2.Segments, count: int) -> dict[int, int]:
             raise Rejected(RejectReason.BAD_COUNT, f"{_PATH}.unseen[{i}].tokens")
         tokens[entry.segment] = tokens.get(entry.segment, 0) + entry.tokens
     return tokens
+
+
+def _media(wire: ingest_pb2.Segments, count: int) -> dict[int, tuple[MediaSpan, ...]]:
+    spans: dict[int, list[MediaSpan]] = {}
+    for i, entry in enumerate(wire.media):
+        if entry.segment >= count:
+            raise Rejected(RejectReason.BAD_SHAPE, f"{_PATH}.media[{i}].segment")
+        medium = _MEDIA.get(entry.medium)
+        if medium is None:
+            raise Rejected(RejectReason.BAD_ENUM, f"{_PATH}.media[{i}].medium")
+        if not 0 < entry.tokens <= _MAX_TOKENS - entry.position:
+            raise Rejected(RejectReason.BAD_COUNT, f"{_PATH}.media[{i}].tokens")
+        spans.setdefault(entry.segment, []).append(MediaSpan(medium, entry.position, entry.tokens))
+    return {segment: tuple(found) for segment, found in spans.items()}
 
 
 def _first(mask: BoolArray) -> int:

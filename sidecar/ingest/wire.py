@@ -13,7 +13,7 @@ from sidecar.ledger import LedgerCounts
 from sidecar.outcome import Result
 from sidecar.reading.plan import Plan
 from sidecar.snapshot import ArtifactSnapshot, Histogram, Snapshot
-from sidecar.types import Action, Mode, ModelIdentity, SamplingPolicy, Site, TapPoint
+from sidecar.types import Action, Mode, ModelIdentity, SamplingPolicy, Site, Stack, TapPoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Settings:
 
 
 _SITES = dict(zip(Site, (ingest_pb2.SITE_RESID_POST, ingest_pb2.SITE_ATTN_HEADS, ingest_pb2.SITE_MLP_OUT), strict=True))
-
+_STACKS = {Stack.DECODER: ingest_pb2.STACK_UNSPECIFIED, Stack.ENCODER: ingest_pb2.STACK_ENCODER}
 _MODES = {Mode.RAW: ingest_pb2.CAPTURE_MODE_RAW, Mode.PROJECTED: ingest_pb2.CAPTURE_MODE_PROJECTED}
 _ACTIONS = {
     Action.ALLOW: ingest_pb2.ACTION_ALLOW,
@@ -40,7 +40,7 @@ _MAX_UINT64 = (1 << 64) - 1
 
 
 def tap_point(where: TapPoint) -> ingest_pb2.TapPoint:
-    return ingest_pb2.TapPoint(layer=where.layer, site=_SITES[where.site])
+    return ingest_pb2.TapPoint(layer=where.layer, site=_SITES[where.site], stack=_STACKS[where.stack])
 
 
 def control(settings: Settings, ring_ticket: bytes = b"") -> ingest_pb2.Control:

@@ -24,7 +24,7 @@ from sidecar.judge.verdict import FlaggedSignal, Verdict
 from sidecar.reading.plan import Plan
 from sidecar.reading.read import Readings
 from sidecar.snapshot import EndedRequest, Exemplar, SignalScore
-from sidecar.types import Action, BoolArray, EngineId, FloatArray, RequestId, StepBatch, TraceParent
+from sidecar.types import Action, BoolArray, EngineId, Evidence, FloatArray, RequestId, StepBatch, TraceParent
 
 _ENDED_AT_ONCE = 32
 _EXEMPLARS_EVERY_S = 1.0  # finer than any scrape; a step's cost must not grow with the number of traces
@@ -105,6 +105,7 @@ class Judge:
         scores, counts = self._aggregates.state_of(slots)
         logits = scores * self._scale + self._offset  # [G, S]
         ready = self._readiness.of(batch, counts)
+        ready[[group for group, request in enumerate(tracked) if request.adapter]] = False  # shown, and never acts
         near = (logits >= self._thresholds.near(counts)) & self._may_flag & ready
         told: Iterable[int] = (
             range(len(tracked)) if batch.verdict_within_s else np.flatnonzero(near.any(axis=1)).tolist()
@@ -112,13 +113,11 @@ class Judge:
         verdicts = [self._verdict(tracked[group], near[group], logits[group], counts[group]) for group in told]
         if not batch.verdict_within_s:
             return tuple(verdict for verdict in verdicts if verdict.signals)
+        nothing = np.zeros_like(readings.late)
+        lates = [nothing if request.adapter else readings.late for request in tracked]
         return tuple(
-            replace(
-                verdict,
-                action=self._policy.unless_late(verdict.action, readings.late),
-                **self._policy.told(ready[group], readings.late),
-            )
-            for group, verdict in enumerate(verdicts)
+            replace(verdict, action=self._policy.unless_late(verdict.action, late), **self._policy.told(read, late))
+            for verdict, read, late in zip(verdicts, ready, lates, strict=True)
         )
 
     def _track(self, batch: StepBatch) -> list[Tracked]:
@@ -257,7 +256,7 @@ class Judge:
                 SignalScore(
                     signal.name,
                     signal.version,
-                    signal.evidence,
+                    Evidence.STALE if request.adapter else signal.evidence,
                     score,
                     float(thresholds[index]),
                     flagged,
@@ -280,5 +279,6 @@ class Judge:
                 why,
                 request.route,
                 request.canary,
+                request.adapter,
             )
         )

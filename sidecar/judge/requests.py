@@ -21,6 +21,7 @@ class Tracked:
     traceparent: TraceParent | None
     route: str
     canary: bool
+    adapter: str  # applied to the model: its states are those of other weights
     weight: int = 1  # how many requests it stands for
     seen_s: float = 0.0
     tokens_seen: int = 0
@@ -67,6 +68,7 @@ class RequestTable:
             self._parent(segments, index),
             segments.routes[index] if segments.routes else "",
             bool(segments.canaries) and segments.canaries[index],
+            segments.adapters[index] if segments.adapters else "",
             weight,
         )
         self._requests[key] = made

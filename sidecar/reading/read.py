@@ -161,7 +161,7 @@ class _Step:
 
     def read(self, index: int) -> None:
         tensor, path = self._batch.tensors[index], f"step_batch.tensors[{index}]"
-        if tensor.tap_point.layer >= self._plan.model.layers:
+        if not self._plan.model.has(tensor.tap_point):
             raise Rejected(RejectReason.UNKNOWN_TAP_POINT, f"{path}.tap_point.layer")
         if not tensor.projected and tensor.values.shape[1] != self._plan.model.width:
             raise Rejected(RejectReason.BAD_SHAPE, f"{path}.columns")

@@ -166,6 +166,7 @@ def _fill(wire: ingest_pb2.Segments, segments: tuple[StepSegment, ...]) -> None:
     wire.tenants.extend(_column(_label, [info.tenant for info in infos]))
     wire.routes.extend(_column(_label, [info.route for info in infos]))
     wire.languages.extend(_column(_label, [info.language for info in infos]))
+    wire.adapters.extend(_column(_label, [info.adapter for info in infos]))
     canaries = [info.canary for info in infos]
     wire.canaries.extend(canaries if any(canaries) else [])
     for index, segment in enumerate(segments):

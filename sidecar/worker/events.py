@@ -64,6 +64,7 @@ def _packed(one: EndedRequest) -> list[Any]:
         one.ended_by,
         one.route,
         one.canary,
+        one.adapter,
     ]
 
 

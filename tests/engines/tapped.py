@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -99,14 +100,21 @@ def tap_id(done: Completion) -> str:
 
 @contextmanager
 def tapped(
-    vllm: Environment, model: Path, folder: Path, *flags: str, points: Sequence[TapPoint], eager: bool, wish: str = ""
+    vllm: Environment,
+    model: Path,
+    folder: Path,
+    *flags: str,
+    points: Sequence[TapPoint],
+    eager: bool,
+    surroundings: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Tapped]:
-    """vLLM with ``STETHOSCOPE_TAP`` set to the tap points, or to ``wish``. Nothing is dropped for being late."""
+    """vLLM with ``STETHOSCOPE_TAP`` set to the tap points, and whatever else is set. Nothing is dropped for being late."""
     address = f"unix:{folder}/s"
     receiver = Receiver(address, asking(*points))
     receiver.start()
     env = {
-        "STETHOSCOPE_TAP": wish or ",".join(point.name for point in points),
+        **surroundings,
+        "STETHOSCOPE_TAP": ",".join(point.name for point in points),
         "STETHOSCOPE_ADDRESS": address,
         "STETHOSCOPE_QUEUE_S": "60",
         "STETHOSCOPE_ENGINE_ID": "vllm-under-test",

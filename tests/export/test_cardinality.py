@@ -47,6 +47,7 @@ def _crowd(first: int, size: int) -> StepBatch:
         session_id_hashes=tuple(f"session-{n}" for n in numbers),
         tenants=tuple(f"tenant-{n}" for n in numbers),
         routes=tuple(f"route-{n}" for n in numbers),
+        adapters=tuple(f"adapter-{n}" for n in numbers),
         languages=tuple(f"x-{n}" for n in numbers),
     )
     rows = np.random.default_rng(first).normal(size=(size, WIDTH)).astype("<f4")

@@ -81,11 +81,12 @@ def test_the_span_lasts_as_long_as_the_request_and_never_less_than_nothing() -> 
 
 
 def test_the_span_carries_the_request_and_every_score_with_its_evidence() -> None:
-    span, _ = record(ended(route="chat", scores=(score("sentiment", 0.9), score("spam", 0.1))))
+    span, _ = record(ended(route="chat", adapter="sql", scores=(score("sentiment", 0.9), score("spam", 0.1))))
     assert facts(span) == {
         "gen_ai.request.id": "request-1",
         "stethoscope.engine.id": "engine-1",
         "stethoscope.route": "chat",
+        "stethoscope.adapter": "sql",
         "stethoscope.tokens.seen": 40,
         "stethoscope.tokens.unseen": 8,
         "stethoscope.ended_by": "finished",
@@ -147,14 +148,14 @@ def test_a_request_whose_scores_cover_only_a_part_is_an_error_of_ours(ended_by: 
     assert record(ended(ended_by=ended_by))[0].status.status_code is status
 
 
-@pytest.mark.parametrize(("limit", "shown"), [("", 24), ("48", 8), ("1000", 61)])
+@pytest.mark.parametrize(("limit", "shown"), [("", 23), ("48", 7), ("1000", 61)])
 def test_the_limit_on_attributes_cuts_whole_unflagged_signals_and_says_how_many(
     monkeypatch: pytest.MonkeyPatch, limit: str, shown: int
 ) -> None:
     if limit:
         monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", limit)
     many = tuple(score(f"probe_{n:03}") for n in range(60))
-    span, events = record(ended(route="chat", scores=(*many, score("zz_flagged", 0.99))))
+    span, events = record(ended(route="chat", adapter="sql", scores=(*many, score("zz_flagged", 0.99))))
     told = facts(span)
     assert told["stethoscope.probe.zz_flagged.score"] == 0.99
     assert told["gen_ai.request.id"] == "request-1"

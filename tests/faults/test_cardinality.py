@@ -26,6 +26,7 @@ def crowd(number: int) -> ingest_pb2.StepBatch:
     batch = wire_batch(np.zeros((EACH, WIDTH), dtype=np.float32), requests=[(f"request-{i}", (0,)) for i in ids])
     batch.segments.tenants.extend(f"tenant-{i}" for i in ids)
     batch.segments.routes.extend(f"route-{i}" for i in ids)
+    batch.segments.adapters.extend(f"adapter-{i}" for i in ids)
     batch.segments.languages.extend(f"x-{i}" for i in ids)
     batch.segments.session_id_hashes.extend(f"{i:064x}" for i in ids)
     batch.segments.traceparents.extend(f"00-{i + 1:032x}-{i + 1:016x}-01" for i in ids)
@@ -55,7 +56,7 @@ def test_a_hundred_thousand_requests_and_tenants_leave_the_series_and_the_memory
     assert float(after["stethoscope_dedup_evicted_total"]) == steps - 50
     assert process.rss() - rss < 16 * MIB
     page = client.scrape() + client.scrape(accept="application/openmetrics-text")
-    assert not [word for word in ("tenant-", "request-", "route-", "x-9") if word in page]
+    assert not [word for word in ("tenant-", "request-", "route-", "adapter-", "x-9") if word in page]
 
 
 def test_thousands_of_refusals_of_different_texts_make_no_series(served):

@@ -45,7 +45,7 @@ def batches(draw: st.DrawFn) -> ingest_pb2.StepBatch:
     batch = wire_batch(
         rows.astype(np.float32), requests=requests, tensors=tensors, finished_request_ids=finished, **fixed
     )
-    for name in draw(st.sets(st.sampled_from(["tenants", "routes", "languages", "session_id_hashes"]))):
+    for name in draw(st.sets(st.sampled_from(["tenants", "routes", "languages", "session_id_hashes", "adapters"]))):
         getattr(batch.segments, name).extend(draw(ids) for _ in names)
     if draw(st.booleans()):
         batch.segments.traceparents.extend(draw(st.text(max_size=60)) for _ in names)

@@ -36,6 +36,7 @@ COLUMNS: dict[str, tuple[Any, str]] = {  # one entry, and why a million of them 
     "routes": ("x", "bad_shape"),
     "languages": ("x", "bad_shape"),
     "canaries": (True, "bad_shape"),
+    "adapters": ("x", "bad_shape"),
 }
 
 

@@ -50,6 +50,7 @@ COLUMNS = {
     "routes": "routes",
     "languages": "languages",
     "session_id_hashes": "session_id_hashes",
+    "adapters": "adapters",
 }
 
 

@@ -58,7 +58,8 @@ def form(request: pytest.FixtureRequest) -> Form:
 
 def test_a_step_arrives_as_it_was(form: Form) -> None:
     values = states(5)
-    info = RequestInfo("b", "00-" + "1" * 32 + "-" + "2" * 16 + "-01", "chat", "acme", "de-CH", "k1", canary=True)
+    parent = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
+    info = RequestInfo("b", parent, "chat", "acme", "de-CH", "k1", canary=True, adapter="sql")
     last = StepSegment(info, "b", [7, 9], Phase.DECODE, 4, ((UnseenReason.SAMPLING, 3),))
     step = captured((segment("a", range(3), 3), last), values, number=12)
     batch = form(BatchMessage("engine", "x-1", step))
@@ -73,6 +74,7 @@ def test_a_step_arrives_as_it_was(form: Form) -> None:
         [False, True],
     )
     assert (list(table.languages), list(table.session_id_hashes)) == (["", "de-CH"], ["", "k1"])
+    assert list(table.adapters) == ["", "sql"]
     assert (one.unseen, two.unseen) == ({}, {UnseenReason.SAMPLING: 3})
     np.testing.assert_array_equal(decode(batch.tensors[0]), values.rows)
 
@@ -171,7 +173,9 @@ def test_torch_rows_arrive_in_a_type_that_the_wire_has(form: Form, dtype: torch.
 def test_the_largest_envelope_fits_beside_the_tensors() -> None:
     """What a slot keeps free is enough for as many segments, ids, headers and labels as a message may have."""
     long = "x" * 300
-    infos = [RequestInfo(f"{i:04}", long, long, long, long, long, canary=True) for i in range(MESSAGE_SEGMENTS)]
+    infos = [
+        RequestInfo(f"{i:04}", long, long, long, long, long, canary=True, adapter=long) for i in range(MESSAGE_SEGMENTS)
+    ]
     per = MESSAGE_ROWS // MESSAGE_SEGMENTS
     unseen = tuple((reason, 1 << 40) for reason in UnseenReason)
     segments = tuple(

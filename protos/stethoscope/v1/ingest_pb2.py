@@ -24,27 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bstethoscope/v1/ingest.proto\x12\x0estethoscope.v1\"\xdc\x01\n\rStreamRequest\x12/\n\nstep_batch\x18\x01 \x01(\x0b\x32\x19.stethoscope.v1.StepBatchH\x00\x12\x30\n\x07traffic\x18\x02 \x01(\x0b\x32\x1d.stethoscope.v1.TrafficReportH\x00\x12*\n\x07goodbye\x18\x03 \x01(\x0b\x32\x17.stethoscope.v1.GoodbyeH\x00\x12\x34\n\x08\x66inished\x18\x04 \x01(\x0b\x32 .stethoscope.v1.RequestsFinishedH\x00\x42\x06\n\x04\x62ody\"r\n\x0eStreamResponse\x12,\n\x06result\x18\x01 \x01(\x0b\x32\x1a.stethoscope.v1.StepResultH\x00\x12*\n\x07\x63ontrol\x18\x02 \x01(\x0b\x32\x17.stethoscope.v1.ControlH\x00\x42\x06\n\x04\x62ody\"o\n\x0eObserveRequest\x12-\n\nstep_batch\x18\x01 \x01(\x0b\x32\x19.stethoscope.v1.StepBatch\x12.\n\x07traffic\x18\x02 \x01(\x0b\x32\x1d.stethoscope.v1.TrafficReport\"=\n\x0fObserveResponse\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x1a.stethoscope.v1.StepResult\"\xfa\x01\n\tStepBatch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x11\n\tengine_id\x18\x02 \x01(\t\x12\x10\n\x08taken_ns\x18\x03 \x01(\x06\x12\x17\n\x0fplan_generation\x18\x04 \x01(\x04\x12\x0c\n\x04step\x18\x05 \x01(\x04\x12*\n\x08segments\x18\x06 \x01(\x0b\x32\x18.stethoscope.v1.Segments\x12*\n\x07tensors\x18\x07 \x03(\x0b\x32\x19.stethoscope.v1.TapTensor\x12\x1c\n\x14\x66inished_request_ids\x18\x08 \x03(\t\x12\x19\n\x11verdict_within_us\x18\t \x01(\x04\"\xb9\x02\n\x08Segments\x12\x13\n\x0brequest_ids\x18\x01 \x03(\t\x12\x0c\n\x04rows\x18\x02 \x03(\r\x12%\n\x06phases\x18\x03 \x03(\x0e\x32\x15.stethoscope.v1.Phase\x12\x11\n\tpositions\x18\x04 \x03(\r\x12\x15\n\rprompt_tokens\x18\x05 \x03(\r\x12\x14\n\x0ctraceparents\x18\x06 \x03(\t\x12\x13\n\x0btracestates\x18\x07 \x03(\t\x12\x19\n\x11session_id_hashes\x18\x08 \x03(\t\x12\x0f\n\x07tenants\x18\t \x03(\t\x12\x0e\n\x06routes\x18\n \x03(\t\x12\x11\n\tlanguages\x18\x0b \x03(\t\x12\x10\n\x08\x63\x61naries\x18\x0c \x03(\x08\x12-\n\x06unseen\x18\r \x03(\x0b\x32\x1d.stethoscope.v1.SegmentUnseen\"^\n\rSegmentUnseen\x12\x0f\n\x07segment\x18\x01 \x01(\r\x12,\n\x06reason\x18\x02 \x01(\x0e\x32\x1c.stethoscope.v1.UnseenReason\x12\x0e\n\x06tokens\x18\x03 \x01(\x04\"F\n\x06Unseen\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.stethoscope.v1.UnseenReason\x12\x0e\n\x06tokens\x18\x02 \x01(\x04\"\xbf\x02\n\tTapTensor\x12+\n\ttap_point\x18\x01 \x01(\x0b\x32\x18.stethoscope.v1.TapPoint\x12*\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1b.stethoscope.v1.ElementType\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12\x0f\n\x07\x63olumns\x18\x04 \x01(\x04\x12\r\n\x03raw\x18\x05 \x01(\x0cH\x00\x12\x13\n\tprojected\x18\x06 \x01(\x0cH\x00\x12,\n\x08raw_slot\x18\x07 \x01(\x0b\x32\x18.stethoscope.v1.SlotSpanH\x00\x12\x32\n\x0eprojected_slot\x18\x08 \x01(\x0b\x32\x18.stethoscope.v1.SlotSpanH\x00\x12)\n\x06sample\x18\t \x01(\x0b\x32\x19.stethoscope.v1.RawSampleB\t\n\x07payload\"(\n\x08SlotSpan\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\"\x9e\x01\n\tRawSample\x12\x0c\n\x04rows\x18\x01 \x03(\r\x12*\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1b.stethoscope.v1.ElementType\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\x04\x12\r\n\x03raw\x18\x04 \x01(\x0cH\x00\x12,\n\x08raw_slot\x18\x05 \x01(\x0b\x32\x18.stethoscope.v1.SlotSpanH\x00\x42\t\n\x07payload\"=\n\x08TapPoint\x12\r\n\x05layer\x18\x01 \x01(\r\x12\"\n\x04site\x18\x02 \x01(\x0e\x32\x14.stethoscope.v1.Site\"\xab\x01\n\rTrafficReport\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x17\n\x0ftokens_computed\x18\x03 \x01(\x04\x12&\n\x06unseen\x18\x04 \x03(\x0b\x32\x16.stethoscope.v1.Unseen\x12\x10\n\x08requests\x18\x05 \x01(\x04\x12&\n\x03tap\x18\x06 \x01(\x0b\x32\x19.stethoscope.v1.TapLedger\"X\n\tTapLedger\x12\x0c\n\x04sent\x18\x01 \x01(\x04\x12\n\n\x02ok\x18\x02 \x01(\x04\x12\x0f\n\x07refused\x18\x03 \x01(\x04\x12\x0f\n\x07unknown\x18\x04 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x05 \x01(\x04\":\n\x10RequestsFinished\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12\x13\n\x0brequest_ids\x18\x02 \x03(\t\"\x1c\n\x07Goodbye\x12\x11\n\tengine_id\x18\x01 \x01(\t\"\xb9\x01\n\nStepResult\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12(\n\x07outcome\x18\x02 \x01(\x0e\x32\x17.stethoscope.v1.Outcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x17\n\x0fplan_generation\x18\x05 \x01(\x04\x12)\n\x08verdicts\x18\x06 \x03(\x0b\x32\x17.stethoscope.v1.Verdict\x12\x0c\n\x04late\x18\x07 \x01(\x08\"\xa2\x01\n\x07Verdict\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x16.stethoscope.v1.Action\x12.\n\x07signals\x18\x03 \x03(\x0b\x32\x1d.stethoscope.v1.SignalReading\x12\x0c\n\x04read\x18\x04 \x03(\t\x12\x0f\n\x07skipped\x18\x05 \x03(\t\x12\x0c\n\x04late\x18\x06 \x03(\t\"?\n\rSignalReading\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x11\n\tthreshold\x18\x03 \x01(\x02\"\x86\x02\n\x07\x43ontrol\x12\x17\n\x0fplan_generation\x18\x01 \x01(\x04\x12\x30\n\x08sampling\x18\x02 \x01(\x0b\x32\x1e.stethoscope.v1.SamplingPolicy\x12,\n\ntap_points\x18\x03 \x03(\x0b\x32\x18.stethoscope.v1.TapPoint\x12)\n\x04mode\x18\x04 \x01(\x0e\x32\x1b.stethoscope.v1.CaptureMode\x12\x15\n\rsampled_steps\x18\x05 \x01(\x01\x12\x13\n\x0bring_ticket\x18\x06 \x01(\x0c\x12+\n\x0b\x61t_deadline\x18\x07 \x01(\x0e\x32\x16.stethoscope.v1.Action\"k\n\x0eSamplingPolicy\x12\x18\n\x10request_fraction\x18\x01 \x01(\x01\x12\x14\n\x0ctoken_stride\x18\x02 \x01(\r\x12\x14\n\x0c\x66irst_tokens\x18\x03 \x01(\r\x12\x13\n\x0blast_tokens\x18\x04 \x01(\r*j\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_PREFILL\x10\x01\x12\x10\n\x0cPHASE_DECODE\x10\x02\x12\x11\n\rPHASE_ENCODER\x10\x03\x12\x12\n\x0ePHASE_TIMESTEP\x10\x04*\xc7\x01\n\x0cUnseenReason\x12\x1d\n\x19UNSEEN_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1aUNSEEN_REASON_PREFIX_CACHE\x10\x01\x12\x1a\n\x16UNSEEN_REASON_SAMPLING\x10\x02\x12\x1d\n\x19UNSEEN_REASON_TAP_DROPPED\x10\x03\x12\x1e\n\x1aUNSEEN_REASON_GRAPH_REPLAY\x10\x04\x12\x1d\n\x19UNSEEN_REASON_UNSUPPORTED\x10\x05*X\n\x04Site\x12\x14\n\x10SITE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSITE_RESID_POST\x10\x01\x12\x13\n\x0fSITE_ATTN_HEADS\x10\x02\x12\x10\n\x0cSITE_MLP_OUT\x10\x03*n\n\x0b\x45lementType\x12\x1c\n\x18\x45LEMENT_TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45LEMENT_TYPE_F32\x10\x01\x12\x14\n\x10\x45LEMENT_TYPE_F16\x10\x02\x12\x15\n\x11\x45LEMENT_TYPE_BF16\x10\x03*a\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x12\n\x0eOUTCOME_SCORED\x10\x01\x12\x13\n\x0fOUTCOME_DROPPED\x10\x02\x12\x14\n\x10OUTCOME_REJECTED\x10\x03*j\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_ALLOW\x10\x01\x12\x0f\n\x0b\x41\x43TION_FLAG\x10\x02\x12\x10\n\x0c\x41\x43TION_BLOCK\x10\x03\x12\x13\n\x0f\x41\x43TION_ESCALATE\x10\x04*]\n\x0b\x43\x61ptureMode\x12\x1c\n\x18\x43\x41PTURE_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x41PTURE_MODE_RAW\x10\x01\x12\x1a\n\x16\x43\x41PTURE_MODE_PROJECTED\x10\x02\x32\xa8\x01\n\rIngestService\x12K\n\x06Stream\x12\x1d.stethoscope.v1.StreamRequest\x1a\x1e.stethoscope.v1.StreamResponse(\x01\x30\x01\x12J\n\x07Observe\x12\x1e.stethoscope.v1.ObserveRequest\x1a\x1f.stethoscope.v1.ObserveResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bstethoscope/v1/ingest.proto\x12\x0estethoscope.v1\"\xdc\x01\n\rStreamRequest\x12/\n\nstep_batch\x18\x01 \x01(\x0b\x32\x19.stethoscope.v1.StepBatchH\x00\x12\x30\n\x07traffic\x18\x02 \x01(\x0b\x32\x1d.stethoscope.v1.TrafficReportH\x00\x12*\n\x07goodbye\x18\x03 \x01(\x0b\x32\x17.stethoscope.v1.GoodbyeH\x00\x12\x34\n\x08\x66inished\x18\x04 \x01(\x0b\x32 .stethoscope.v1.RequestsFinishedH\x00\x42\x06\n\x04\x62ody\"r\n\x0eStreamResponse\x12,\n\x06result\x18\x01 \x01(\x0b\x32\x1a.stethoscope.v1.StepResultH\x00\x12*\n\x07\x63ontrol\x18\x02 \x01(\x0b\x32\x17.stethoscope.v1.ControlH\x00\x42\x06\n\x04\x62ody\"o\n\x0eObserveRequest\x12-\n\nstep_batch\x18\x01 \x01(\x0b\x32\x19.stethoscope.v1.StepBatch\x12.\n\x07traffic\x18\x02 \x01(\x0b\x32\x1d.stethoscope.v1.TrafficReport\"=\n\x0fObserveResponse\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x1a.stethoscope.v1.StepResult\"\xfa\x01\n\tStepBatch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x11\n\tengine_id\x18\x02 \x01(\t\x12\x10\n\x08taken_ns\x18\x03 \x01(\x06\x12\x17\n\x0fplan_generation\x18\x04 \x01(\x04\x12\x0c\n\x04step\x18\x05 \x01(\x04\x12*\n\x08segments\x18\x06 \x01(\x0b\x32\x18.stethoscope.v1.Segments\x12*\n\x07tensors\x18\x07 \x03(\x0b\x32\x19.stethoscope.v1.TapTensor\x12\x1c\n\x14\x66inished_request_ids\x18\x08 \x03(\t\x12\x19\n\x11verdict_within_us\x18\t \x01(\x04\"\xcb\x02\n\x08Segments\x12\x13\n\x0brequest_ids\x18\x01 \x03(\t\x12\x0c\n\x04rows\x18\x02 \x03(\r\x12%\n\x06phases\x18\x03 \x03(\x0e\x32\x15.stethoscope.v1.Phase\x12\x11\n\tpositions\x18\x04 \x03(\r\x12\x15\n\rprompt_tokens\x18\x05 \x03(\r\x12\x14\n\x0ctraceparents\x18\x06 \x03(\t\x12\x13\n\x0btracestates\x18\x07 \x03(\t\x12\x19\n\x11session_id_hashes\x18\x08 \x03(\t\x12\x0f\n\x07tenants\x18\t \x03(\t\x12\x0e\n\x06routes\x18\n \x03(\t\x12\x11\n\tlanguages\x18\x0b \x03(\t\x12\x10\n\x08\x63\x61naries\x18\x0c \x03(\x08\x12-\n\x06unseen\x18\r \x03(\x0b\x32\x1d.stethoscope.v1.SegmentUnseen\x12\x10\n\x08\x61\x64\x61pters\x18\x0e \x03(\t\"^\n\rSegmentUnseen\x12\x0f\n\x07segment\x18\x01 \x01(\r\x12,\n\x06reason\x18\x02 \x01(\x0e\x32\x1c.stethoscope.v1.UnseenReason\x12\x0e\n\x06tokens\x18\x03 \x01(\x04\"F\n\x06Unseen\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.stethoscope.v1.UnseenReason\x12\x0e\n\x06tokens\x18\x02 \x01(\x04\"\xbf\x02\n\tTapTensor\x12+\n\ttap_point\x18\x01 \x01(\x0b\x32\x18.stethoscope.v1.TapPoint\x12*\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1b.stethoscope.v1.ElementType\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12\x0f\n\x07\x63olumns\x18\x04 \x01(\x04\x12\r\n\x03raw\x18\x05 \x01(\x0cH\x00\x12\x13\n\tprojected\x18\x06 \x01(\x0cH\x00\x12,\n\x08raw_slot\x18\x07 \x01(\x0b\x32\x18.stethoscope.v1.SlotSpanH\x00\x12\x32\n\x0eprojected_slot\x18\x08 \x01(\x0b\x32\x18.stethoscope.v1.SlotSpanH\x00\x12)\n\x06sample\x18\t \x01(\x0b\x32\x19.stethoscope.v1.RawSampleB\t\n\x07payload\"(\n\x08SlotSpan\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\"\x9e\x01\n\tRawSample\x12\x0c\n\x04rows\x18\x01 \x03(\r\x12*\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1b.stethoscope.v1.ElementType\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\x04\x12\r\n\x03raw\x18\x04 \x01(\x0cH\x00\x12,\n\x08raw_slot\x18\x05 \x01(\x0b\x32\x18.stethoscope.v1.SlotSpanH\x00\x42\t\n\x07payload\"=\n\x08TapPoint\x12\r\n\x05layer\x18\x01 \x01(\r\x12\"\n\x04site\x18\x02 \x01(\x0e\x32\x14.stethoscope.v1.Site\"\xab\x01\n\rTrafficReport\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x17\n\x0ftokens_computed\x18\x03 \x01(\x04\x12&\n\x06unseen\x18\x04 \x03(\x0b\x32\x16.stethoscope.v1.Unseen\x12\x10\n\x08requests\x18\x05 \x01(\x04\x12&\n\x03tap\x18\x06 \x01(\x0b\x32\x19.stethoscope.v1.TapLedger\"X\n\tTapLedger\x12\x0c\n\x04sent\x18\x01 \x01(\x04\x12\n\n\x02ok\x18\x02 \x01(\x04\x12\x0f\n\x07refused\x18\x03 \x01(\x04\x12\x0f\n\x07unknown\x18\x04 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x05 \x01(\x04\":\n\x10RequestsFinished\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12\x13\n\x0brequest_ids\x18\x02 \x03(\t\"\x1c\n\x07Goodbye\x12\x11\n\tengine_id\x18\x01 \x01(\t\"\xb9\x01\n\nStepResult\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12(\n\x07outcome\x18\x02 \x01(\x0e\x32\x17.stethoscope.v1.Outcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x17\n\x0fplan_generation\x18\x05 \x01(\x04\x12)\n\x08verdicts\x18\x06 \x03(\x0b\x32\x17.stethoscope.v1.Verdict\x12\x0c\n\x04late\x18\x07 \x01(\x08\"\xa2\x01\n\x07Verdict\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x16.stethoscope.v1.Action\x12.\n\x07signals\x18\x03 \x03(\x0b\x32\x1d.stethoscope.v1.SignalReading\x12\x0c\n\x04read\x18\x04 \x03(\t\x12\x0f\n\x07skipped\x18\x05 \x03(\t\x12\x0c\n\x04late\x18\x06 \x03(\t\"?\n\rSignalReading\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x11\n\tthreshold\x18\x03 \x01(\x02\"\x86\x02\n\x07\x43ontrol\x12\x17\n\x0fplan_generation\x18\x01 \x01(\x04\x12\x30\n\x08sampling\x18\x02 \x01(\x0b\x32\x1e.stethoscope.v1.SamplingPolicy\x12,\n\ntap_points\x18\x03 \x03(\x0b\x32\x18.stethoscope.v1.TapPoint\x12)\n\x04mode\x18\x04 \x01(\x0e\x32\x1b.stethoscope.v1.CaptureMode\x12\x15\n\rsampled_steps\x18\x05 \x01(\x01\x12\x13\n\x0bring_ticket\x18\x06 \x01(\x0c\x12+\n\x0b\x61t_deadline\x18\x07 \x01(\x0e\x32\x16.stethoscope.v1.Action\"k\n\x0eSamplingPolicy\x12\x18\n\x10request_fraction\x18\x01 \x01(\x01\x12\x14\n\x0ctoken_stride\x18\x02 \x01(\r\x12\x14\n\x0c\x66irst_tokens\x18\x03 \x01(\r\x12\x13\n\x0blast_tokens\x18\x04 \x01(\r*j\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_PREFILL\x10\x01\x12\x10\n\x0cPHASE_DECODE\x10\x02\x12\x11\n\rPHASE_ENCODER\x10\x03\x12\x12\n\x0ePHASE_TIMESTEP\x10\x04*\xc7\x01\n\x0cUnseenReason\x12\x1d\n\x19UNSEEN_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1aUNSEEN_REASON_PREFIX_CACHE\x10\x01\x12\x1a\n\x16UNSEEN_REASON_SAMPLING\x10\x02\x12\x1d\n\x19UNSEEN_REASON_TAP_DROPPED\x10\x03\x12\x1e\n\x1aUNSEEN_REASON_GRAPH_REPLAY\x10\x04\x12\x1d\n\x19UNSEEN_REASON_UNSUPPORTED\x10\x05*X\n\x04Site\x12\x14\n\x10SITE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSITE_RESID_POST\x10\x01\x12\x13\n\x0fSITE_ATTN_HEADS\x10\x02\x12\x10\n\x0cSITE_MLP_OUT\x10\x03*n\n\x0b\x45lementType\x12\x1c\n\x18\x45LEMENT_TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45LEMENT_TYPE_F32\x10\x01\x12\x14\n\x10\x45LEMENT_TYPE_F16\x10\x02\x12\x15\n\x11\x45LEMENT_TYPE_BF16\x10\x03*a\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x12\n\x0eOUTCOME_SCORED\x10\x01\x12\x13\n\x0fOUTCOME_DROPPED\x10\x02\x12\x14\n\x10OUTCOME_REJECTED\x10\x03*j\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_ALLOW\x10\x01\x12\x0f\n\x0b\x41\x43TION_FLAG\x10\x02\x12\x10\n\x0c\x41\x43TION_BLOCK\x10\x03\x12\x13\n\x0f\x41\x43TION_ESCALATE\x10\x04*]\n\x0b\x43\x61ptureMode\x12\x1c\n\x18\x43\x41PTURE_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x41PTURE_MODE_RAW\x10\x01\x12\x1a\n\x16\x43\x41PTURE_MODE_PROJECTED\x10\x02\x32\xa8\x01\n\rIngestService\x12K\n\x06Stream\x12\x1d.stethoscope.v1.StreamRequest\x1a\x1e.stethoscope.v1.StreamResponse(\x01\x30\x01\x12J\n\x07Observe\x12\x1e.stethoscope.v1.ObserveRequest\x1a\x1f.stethoscope.v1.ObserveResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stethoscope.v1.ingest_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PHASE']._serialized_start=3033
-  _globals['_PHASE']._serialized_end=3139
-  _globals['_UNSEENREASON']._serialized_start=3142
-  _globals['_UNSEENREASON']._serialized_end=3341
-  _globals['_SITE']._serialized_start=3343
-  _globals['_SITE']._serialized_end=3431
-  _globals['_ELEMENTTYPE']._serialized_start=3433
-  _globals['_ELEMENTTYPE']._serialized_end=3543
-  _globals['_OUTCOME']._serialized_start=3545
-  _globals['_OUTCOME']._serialized_end=3642
-  _globals['_ACTION']._serialized_start=3644
-  _globals['_ACTION']._serialized_end=3750
-  _globals['_CAPTUREMODE']._serialized_start=3752
-  _globals['_CAPTUREMODE']._serialized_end=3845
+  _globals['_PHASE']._serialized_start=3051
+  _globals['_PHASE']._serialized_end=3157
+  _globals['_UNSEENREASON']._serialized_start=3160
+  _globals['_UNSEENREASON']._serialized_end=3359
+  _globals['_SITE']._serialized_start=3361
+  _globals['_SITE']._serialized_end=3449
+  _globals['_ELEMENTTYPE']._serialized_start=3451
+  _globals['_ELEMENTTYPE']._serialized_end=3561
+  _globals['_OUTCOME']._serialized_start=3563
+  _globals['_OUTCOME']._serialized_end=3660
+  _globals['_ACTION']._serialized_start=3662
+  _globals['_ACTION']._serialized_end=3768
+  _globals['_CAPTUREMODE']._serialized_start=3770
+  _globals['_CAPTUREMODE']._serialized_end=3863
   _globals['_STREAMREQUEST']._serialized_start=48
   _globals['_STREAMREQUEST']._serialized_end=268
   _globals['_STREAMRESPONSE']._serialized_start=270
@@ -56,37 +56,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STEPBATCH']._serialized_start=563
   _globals['_STEPBATCH']._serialized_end=813
   _globals['_SEGMENTS']._serialized_start=816
-  _globals['_SEGMENTS']._serialized_end=1129
-  _globals['_SEGMENTUNSEEN']._serialized_start=1131
-  _globals['_SEGMENTUNSEEN']._serialized_end=1225
-  _globals['_UNSEEN']._serialized_start=1227
-  _globals['_UNSEEN']._serialized_end=1297
-  _globals['_TAPTENSOR']._serialized_start=1300
-  _globals['_TAPTENSOR']._serialized_end=1619
-  _globals['_SLOTSPAN']._serialized_start=1621
-  _globals['_SLOTSPAN']._serialized_end=1661
-  _globals['_RAWSAMPLE']._serialized_start=1664
-  _globals['_RAWSAMPLE']._serialized_end=1822
-  _globals['_TAPPOINT']._serialized_start=1824
-  _globals['_TAPPOINT']._serialized_end=1885
-  _globals['_TRAFFICREPORT']._serialized_start=1888
-  _globals['_TRAFFICREPORT']._serialized_end=2059
-  _globals['_TAPLEDGER']._serialized_start=2061
-  _globals['_TAPLEDGER']._serialized_end=2149
-  _globals['_REQUESTSFINISHED']._serialized_start=2151
-  _globals['_REQUESTSFINISHED']._serialized_end=2209
-  _globals['_GOODBYE']._serialized_start=2211
-  _globals['_GOODBYE']._serialized_end=2239
-  _globals['_STEPRESULT']._serialized_start=2242
-  _globals['_STEPRESULT']._serialized_end=2427
-  _globals['_VERDICT']._serialized_start=2430
-  _globals['_VERDICT']._serialized_end=2592
-  _globals['_SIGNALREADING']._serialized_start=2594
-  _globals['_SIGNALREADING']._serialized_end=2657
-  _globals['_CONTROL']._serialized_start=2660
-  _globals['_CONTROL']._serialized_end=2922
-  _globals['_SAMPLINGPOLICY']._serialized_start=2924
-  _globals['_SAMPLINGPOLICY']._serialized_end=3031
-  _globals['_INGESTSERVICE']._serialized_start=3848
-  _globals['_INGESTSERVICE']._serialized_end=4016
+  _globals['_SEGMENTS']._serialized_end=1147
+  _globals['_SEGMENTUNSEEN']._serialized_start=1149
+  _globals['_SEGMENTUNSEEN']._serialized_end=1243
+  _globals['_UNSEEN']._serialized_start=1245
+  _globals['_UNSEEN']._serialized_end=1315
+  _globals['_TAPTENSOR']._serialized_start=1318
+  _globals['_TAPTENSOR']._serialized_end=1637
+  _globals['_SLOTSPAN']._serialized_start=1639
+  _globals['_SLOTSPAN']._serialized_end=1679
+  _globals['_RAWSAMPLE']._serialized_start=1682
+  _globals['_RAWSAMPLE']._serialized_end=1840
+  _globals['_TAPPOINT']._serialized_start=1842
+  _globals['_TAPPOINT']._serialized_end=1903
+  _globals['_TRAFFICREPORT']._serialized_start=1906
+  _globals['_TRAFFICREPORT']._serialized_end=2077
+  _globals['_TAPLEDGER']._serialized_start=2079
+  _globals['_TAPLEDGER']._serialized_end=2167
+  _globals['_REQUESTSFINISHED']._serialized_start=2169
+  _globals['_REQUESTSFINISHED']._serialized_end=2227
+  _globals['_GOODBYE']._serialized_start=2229
+  _globals['_GOODBYE']._serialized_end=2257
+  _globals['_STEPRESULT']._serialized_start=2260
+  _globals['_STEPRESULT']._serialized_end=2445
+  _globals['_VERDICT']._serialized_start=2448
+  _globals['_VERDICT']._serialized_end=2610
+  _globals['_SIGNALREADING']._serialized_start=2612
+  _globals['_SIGNALREADING']._serialized_end=2675
+  _globals['_CONTROL']._serialized_start=2678
+  _globals['_CONTROL']._serialized_end=2940
+  _globals['_SAMPLINGPOLICY']._serialized_start=2942
+  _globals['_SAMPLINGPOLICY']._serialized_end=3049
+  _globals['_INGESTSERVICE']._serialized_start=3866
+  _globals['_INGESTSERVICE']._serialized_end=4034
 # @@protoc_insertion_point(module_scope)

@@ -147,7 +147,7 @@ class StepBatch(_message.Message):
     def __init__(self, batch_id: _Optional[str] = ..., engine_id: _Optional[str] = ..., taken_ns: _Optional[int] = ..., plan_generation: _Optional[int] = ..., step: _Optional[int] = ..., segments: _Optional[_Union[Segments, _Mapping[str, object]]] = ..., tensors: _Optional[_Iterable[_Union[TapTensor, _Mapping[str, object]]]] = ..., finished_request_ids: _Optional[_Iterable[str]] = ..., verdict_within_us: _Optional[int] = ...) -> None: ...
 
 class Segments(_message.Message):
-    __slots__ = ("request_ids", "rows", "phases", "positions", "prompt_tokens", "traceparents", "tracestates", "session_id_hashes", "tenants", "routes", "languages", "canaries", "unseen")
+    __slots__ = ("request_ids", "rows", "phases", "positions", "prompt_tokens", "traceparents", "tracestates", "session_id_hashes", "tenants", "routes", "languages", "canaries", "unseen", "adapters")
     REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     PHASES_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +161,7 @@ class Segments(_message.Message):
     LANGUAGES_FIELD_NUMBER: _ClassVar[int]
     CANARIES_FIELD_NUMBER: _ClassVar[int]
     UNSEEN_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     request_ids: _containers.RepeatedScalarFieldContainer[str]
     rows: _containers.RepeatedScalarFieldContainer[int]
     phases: _containers.RepeatedScalarFieldContainer[Phase]
@@ -174,7 +175,8 @@ class Segments(_message.Message):
     languages: _containers.RepeatedScalarFieldContainer[str]
     canaries: _containers.RepeatedScalarFieldContainer[bool]
     unseen: _containers.RepeatedCompositeFieldContainer[SegmentUnseen]
-    def __init__(self, request_ids: _Optional[_Iterable[str]] = ..., rows: _Optional[_Iterable[int]] = ..., phases: _Optional[_Iterable[_Union[Phase, str]]] = ..., positions: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[_Iterable[int]] = ..., traceparents: _Optional[_Iterable[str]] = ..., tracestates: _Optional[_Iterable[str]] = ..., session_id_hashes: _Optional[_Iterable[str]] = ..., tenants: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[str]] = ..., languages: _Optional[_Iterable[str]] = ..., canaries: _Optional[_Iterable[bool]] = ..., unseen: _Optional[_Iterable[_Union[SegmentUnseen, _Mapping[str, object]]]] = ...) -> None: ...
+    adapters: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request_ids: _Optional[_Iterable[str]] = ..., rows: _Optional[_Iterable[int]] = ..., phases: _Optional[_Iterable[_Union[Phase, str]]] = ..., positions: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[_Iterable[int]] = ..., traceparents: _Optional[_Iterable[str]] = ..., tracestates: _Optional[_Iterable[str]] = ..., session_id_hashes: _Optional[_Iterable[str]] = ..., tenants: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[str]] = ..., languages: _Optional[_Iterable[str]] = ..., canaries: _Optional[_Iterable[bool]] = ..., unseen: _Optional[_Iterable[_Union[SegmentUnseen, _Mapping[str, object]]]] = ..., adapters: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SegmentUnseen(_message.Message):
     __slots__ = ("segment", "reason", "tokens")

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
-from sidecar.types import Site, TapPoint
-
-_ATTENTION = ("self_attn", "attn", "attention", "self_attention")
-_OUT = ("o_proj", "c_proj", "out_proj", "dense", "wo")
-_MLP = ("mlp", "feed_forward", "block_sparse_moe", "ffn")
+from sidecar.tap import sites
+from sidecar.tap.sites import NoPartError, Socket
+from sidecar.types import TapPoint
 
 
 class Way(StrEnum):
@@ -33,13 +31,6 @@ class Way(StrEnum):
 
 class NotHereError(Exception):
     """This model, or this process of it, has no such tap point."""
-
-
-class Socket(NamedTuple):
-    """A module at which a tap point's states pass: in its output, or in its input. The output may be a pair to be added."""
-
-    module: nn.Module
-    reads_input: bool
 
 
 def find_layers(model: Any) -> dict[int, nn.Module]:
@@ -60,22 +51,14 @@ def find_socket(layers: dict[int, nn.Module], point: TapPoint) -> Socket:
     block = layers.get(point.layer)
     if block is None:
         raise NotHereError(f"{point.name}: this process has blocks {min(layers)} to {max(layers)}")
-    if point.site is Site.RESID_POST:
-        return Socket(block, False)
-    if point.site is Site.MLP_OUT:
-        return Socket(_child(block, _MLP, point), False)
-    return Socket(_child(_child(block, _ATTENTION, point), _OUT, point), True)
-
-
-def _child(parent: nn.Module, names: tuple[str, ...], point: TapPoint) -> nn.Module:
-    for name, child in parent.named_children():
-        if name in names:
-            return child
-    raise NotHereError(f"{point.name}: {type(parent).__name__} has none of {', '.join(names)}")
+    try:
+        return sites.find_socket(block, point.site)
+    except NoPartError as missing:
+        raise NotHereError(f"{point.name}: {missing}") from None
 
 
 def hook_socket(socket: Socket, take: Callable[[torch.Tensor, torch.Tensor | None], None]) -> Any:
-    """Call ``take(states, what is to be added)`` whenever the module runs. Returns the hook's handle."""
+    """Call ``take(states, what is to be added)`` whenever the module runs: its output may be a pair. Returns the hook's handle."""
     if socket.reads_input:
         return socket.module.register_forward_pre_hook(lambda _module, args: take(args[0], None))
 

@@ -40,10 +40,15 @@ def _look(before: set[str]) -> dict[str, list[str]]:
     return {"modules": sorted(set(sys.modules) - before), "replaced": sorted(set(replaced()))}
 
 
-before = set(sys.modules)
-load_general_plugins()
-untapped = _look(before)
-os.environ["STETHOSCOPE_TAP"] = "1"
-(ours,) = entry_points(group="vllm.general_plugins", name="stethoscope")
-ours.load()()
-print(json.dumps({"untapped": untapped, "tapped": _look(before)}))
+def main() -> None:
+    before = set(sys.modules)
+    load_general_plugins()
+    untapped = _look(before)
+    os.environ["STETHOSCOPE_TAP"] = "1"
+    (ours,) = entry_points(group="vllm.general_plugins", name="stethoscope")
+    ours.load()()
+    print(json.dumps({"untapped": untapped, "tapped": _look(before)}))
+
+
+if __name__ == "__main__":
+    main()
