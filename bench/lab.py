@@ -80,19 +80,24 @@ def ours(kind: str) -> Contender:
     """As `probes train` does with this kind alone: aggregation and strength by cross-validation, then a fit on all."""
 
     def run(split: Split) -> Array:
+        from probes.kinds.beside import states_at
         from probes.training.candidates import Rows as Learning
-        from probes.training.candidates import survey, ways
+        from probes.training.candidates import Survey, ways
+        from probes.training.choice import best_of
+        from probes.training.fitting import Here
         from probes.training.folds import units
 
-        learn = Learning(split.train.labels, units(split.train.texts), lambda at: split.store.at(at, split.train.at))
-        tried = survey(learn, [split.where], ways((kind,), None, None), seed=0, advance=lambda _: None)
-        best = max(tried, key=lambda one: one.auroc)
+        everywhere = (split.where,)
+        groups = units(split.train.texts)
+        learn = Learning(split.train.labels, groups, lambda at: states_at(split.store, at, split.train.at))
+        survey = Survey(learn, Here(), None, seed=0, advance=lambda _: None)
+        best = best_of(survey([everywhere], ways((kind,), None, None)))
         way = next(
             way
             for way in ways((kind,), None, None)
             if (way.aggregation, way.strength) == (best.aggregation, best.strength)
         )
-        fitted = way.make(0).fit(learn.at(split.where), learn.labels, learn.groups)
+        fitted = way.make(0).fit(learn.at(everywhere), learn.labels, learn.groups)
         return np.asarray(fitted.decision_function(split.store.at(split.where, split.test.at)))
 
     return run

@@ -55,10 +55,13 @@ def child(*command: str, keep: Sequence[int] = ()) -> Iterator[subprocess.Popen[
 
 
 @contextmanager
-def serving(artifacts: Path, *settings: str) -> Iterator[Served]:
-    """A sidecar with its worker. The ladder is off unless a setting says otherwise: it must not win by doing less."""
+def serving(artifacts: Path, *settings: str, address: str = "") -> Iterator[Served]:
+    """A sidecar with its worker, at an address of its own or the one given.
+
+    The ladder is off unless a setting says otherwise: it must not win by doing less.
+    """
     with home() as folder:
-        address = f"unix:{folder}/s.sock"
+        address = address or f"unix:{folder}/s.sock"
         options = {"ladder.enabled": "false", "artifacts.max_artifacts": "4096", "log.level": "INFO"}
         options |= dict(setting.split("=", 1) for setting in settings)
         command = [sys.executable, "-m", "sidecar.cli", "serve", "--address", address, "--artifacts", str(artifacts)]

@@ -14,12 +14,14 @@ from pydantic import ValidationError
 
 from probes.activations.files import whole_file
 from probes.errors import LabError
+from probes.journal import Journal
 from probes.serving import Served
 from probes.stages import Calibrated, Evaluated, Stage, Training, Validated
 from probes.weights import dump_weights, parse_weights
 from sidecar.errors import ArtifactError
 
 WEIGHTS = "weights.safetensors"
+FITS = "training.fits.jsonl"
 _ORDER: tuple[tuple[type[Stage], str], ...] = (
     (Training, "training"),
     (Calibrated, "calibration"),
@@ -69,12 +71,17 @@ class Draft:
             raise LabError(f"{path}: {error}") from None
         return Served(weights.directions, weights.offsets, self.training.aggregation)
 
+    def fits(self, settings: str) -> Journal:
+        """Where a training keeps what it has cross-validated, until it is written; the folder is made when there is something."""
+        return Journal(self.folder / FITS, settings)
+
     def write_trained(self, training: Training, served: Served) -> None:
-        """Begin anew: later stages no longer count."""
+        """Begin anew: later stages no longer count, and what training kept is of no more use."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with whole_file(self.folder / WEIGHTS) as file:
             file.write(dump_weights(served.directions, served.offsets))
         self.write(training)
+        self.fits("").forget()
 
     def write(self, stage: Stage) -> None:
         """One file, whole or not at all."""

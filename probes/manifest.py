@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from itertools import pairwise
+from math import isfinite
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from sidecar.types import Evidence, TapPoint
+from sidecar.types import Evidence, Stack, TapPoint
 
 SCHEMA = "stethoscope.artifact/1"
+KNOTS = 64  # of an isotonic calibration: more than the rows that it is fitted on can tell apart
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -101,14 +103,41 @@ class ModelBinding(_Strict):
     dtype: Text
     quantisation: Text = "none"
     engine: Text
+    encoder_layers: Annotated[int, Field(ge=1, le=10000)] | None = None  # if it has an encoder beside its decoder
+
+    def has(self, where: TapPoint) -> bool:
+        """Whether it has such a block."""
+        return where.layer < (self.layers if where.stack is Stack.DECODER else self.encoder_layers or 0)
 
 
 class Calibration(_Strict):
-    """probability = sigmoid(scale * aggregated reading + offset)."""
+    """probability = sigmoid(scale * score + offset); if isotonic, along the knots (see `probes.isotonic`).
 
-    kind: Literal["platt", "temperature", "none"]
+    knots: (score, probability), of an isotonic calibration alone; scores rise, and probabilities never fall.
+    """
+
+    kind: Literal["platt", "temperature", "isotonic", "none"]
     scale: Finite = 1.0
     offset: Finite = 0.0
+    knots: Annotated[tuple[tuple[Finite, Share], ...], Field(min_length=2, max_length=KNOTS)] | None = None
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Calibration:
+        if (self.kind == "isotonic") != (self.knots is not None):
+            raise ValueError("an isotonic calibration has knots, and no other has")
+        if self.knots is not None and (self.scale, self.offset) != (1.0, 0.0):
+            raise ValueError("along knots there is nothing to scale or to shift")
+        return self
+
+    @field_validator("knots")
+    @classmethod
+    def _never_falling(cls, knots: tuple[tuple[float, float], ...] | None) -> tuple[tuple[float, float], ...] | None:
+        for (low, least), (high, most) in pairwise(knots or ()):
+            if not low < high or most < least:
+                raise ValueError("scores of knots must rise, and their probabilities must not fall")
+            if not (isfinite(high - low) and isfinite((most - least) / (high - low))):
+                raise ValueError("knots are too far apart, or too close together, to go straight between them")
+        return knots
 
 
 class LengthBucket(_Strict):
@@ -260,8 +289,10 @@ class Manifest(_Strict):
         missing = [name for name in wanted if getattr(self, name) is None]
         if missing:
             raise ValueError(f"a {self.kind.value} needs {', '.join(missing)}")
-        if not all(where.layer < self.model.depth(where.stack) for where in self.everywhere):
+        if not all(map(self.model.has, self.everywhere)):
             raise ValueError("a tap point lies beyond the model's last block")
+        if len({where.stack for where in self.everywhere}) > 1:
+            raise ValueError("an encoder and a decoder have no rows in common that a probe could read")
         if len(set(self.everywhere)) != len(self.everywhere) or (self.also and not probe):
             raise ValueError("only a probe reads several tap points, and each of them once")
         if self.evidence is Evidence.STALE:

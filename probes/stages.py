@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from probes.manifest import Aggregation, Calibration, Finite, Share, Text
-from sidecar.types import Evidence
+from sidecar.types import Evidence, TapPoint
 
 Interval = tuple[Finite, Finite]
+# The tap points that a probe reads, by rising depth. Nearly always one.
+Places: TypeAlias = tuple[TapPoint, ...]
+
+
+def parse_places(*names: str) -> Places:
+    """Raises ValueError for a name that is none."""
+    return tuple(TapPoint.parse(name) for name in names)
+
+
+def named(places: Places) -> str:
+    """For people.
+
+    >>> named((TapPoint(8), TapPoint(14)))
+    'blocks.8.resid_post + blocks.14.resid_post'
+    """
+    return " + ".join(where.name for where in places)
 
 
 class Part(StrEnum):
@@ -30,10 +46,21 @@ class Stage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Candidate(Stage):
-    """One way to train, cross-validated on training rows alone: mean AUROC and its standard error over folds."""
+class _Placed(Stage):
+    """What reads states: at one tap point, or at several together."""
 
     tap_point: str
+    also: tuple[str, ...] = ()
+
+    @property
+    def everywhere(self) -> Places:
+        """Every tap point that is read."""
+        return parse_places(self.tap_point, *self.also)
+
+
+class Candidate(_Placed):
+    """One way to train, cross-validated on training rows alone: mean AUROC and its standard error over folds."""
+
     kind: str  # of the estimator, see `probes.kinds`
     aggregation: Aggregation
     strength: Finite
@@ -41,7 +68,7 @@ class Candidate(Stage):
     error: Finite
 
 
-class Training(Stage):
+class Training(_Placed):
     """What was trained, on what, and what else was tried."""
 
     name: Text
@@ -51,7 +78,6 @@ class Training(Stage):
     store: str  # folder of the activations, absolute
     store_digest: str
     kind: str
-    tap_point: str
     aggregation: Aggregation
     strength: Finite
     seed: int
@@ -77,7 +103,6 @@ class Calibrated(Stage):
     """From a score to a probability, and when it fires."""
 
     calibration: Calibration
-    knots: tuple[tuple[Finite, Share], ...] = ()  # (score, probability), of an isotonic calibration alone
     prior: Share | None = None  # the share of positives that probabilities speak of, if it was corrected
     ece_before: Share
     ece_after: Share

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from probes.manifest import ControlRange, GateResult, Manifest, Quality, Threshold
+from probes.stages import named
 from probes.training.table import in_words
 from sidecar.types import Evidence
 
@@ -44,7 +45,7 @@ def _prose(manifest: Manifest) -> Text:
 
 def _where(manifest: Manifest) -> Text:
     contract = manifest.feature_contract
-    lines = [manifest.model.name, manifest.tap_point, f"{contract.token_span.value} tokens"]
+    lines = [manifest.model.name, named(manifest.everywhere), f"{contract.token_span.value} tokens"]
     if manifest.aggregation is not None:
         lines.append(in_words(manifest.aggregation))
     return Text("\n".join(lines))

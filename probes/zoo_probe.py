@@ -78,7 +78,8 @@ def _is_of(folder: Path, texts: Loaded) -> bool:
 
 
 def _train(recipe: Recipe, draft: Draft, store: ActivationStore, bars: Progress) -> None:
-    from probes.training.train import Search, count_candidates, train
+    from probes.training.search import Search
+    from probes.training.train import fingerprint, train
 
     search = Search(
         name=recipe.name,
@@ -87,8 +88,10 @@ def _train(recipe: Recipe, draft: Draft, store: ActivationStore, bars: Progress)
         tap_points=tuple(TapPoint(layer) for layer in recipe.layers),
         seed=recipe.seed,
     )
-    task = bars.add_task(f"{recipe.name}: training", total=count_candidates(store, search))
-    training, served = train(store, search, advance=lambda _: bars.advance(task))
+    task = bars.add_task(f"{recipe.name}: training", total=search.count(store.facts))
+    kept = draft.fits(fingerprint(store, search))
+    kept.load()
+    training, served = train(store, search, kept=kept, advance=lambda _: bars.advance(task))
     draft.write_trained(training, served)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sidecar.ledger import LedgerCounts
-from sidecar.types import Evidence, ModelIdentity, TapLedgerCounts, TapPoint, TraceParent, UnseenReason
+from sidecar.types import Evidence, Medium, ModelIdentity, TapLedgerCounts, TapPoint, TraceParent, UnseenReason
 
 CountArray = npt.NDArray[np.int64]
 
@@ -269,6 +269,7 @@ class EndedRequest:
     route: str = ""
     canary: bool = False
     adapter: str = ""
+    media: tuple[tuple[Medium, int], ...] = ()  # of the tokens seen, those that stand for images and the like
 
     @property
     def flagged(self) -> bool:

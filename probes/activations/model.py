@@ -30,7 +30,8 @@ class LabModel:
     @property
     def binding(self) -> ModelBinding:
         """What is written into whatever is made from this model's states."""
-        return ModelBinding(**{name: getattr(self.identity, name) for name in ModelBinding.model_fields})
+        told = {name: getattr(self.identity, name) for name in ModelBinding.model_fields}
+        return ModelBinding(**told | {"encoder_layers": self.identity.encoder_layers or None})
 
 
 def open_model(path: Path, dtype: ModelDtype = "float32") -> LabModel:

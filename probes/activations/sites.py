@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from probes.errors import LabError
 from sidecar.tap.sites import NoPartError, find_socket
+
+from probes.errors import LabError
 from sidecar.types import Site, TapPoint
 
 if TYPE_CHECKING:

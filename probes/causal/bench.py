@@ -1,4 +1,4 @@
-"""All that interventions work with: the resumed model, the probe's subspace, its random rivals, the texts' labels and pairs."""
+"""All that interventions work with: the resumed model, the probe's subspaces, their random rivals, the texts' labels and pairs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from probes.causal.erasure import Erasure
 from probes.causal.pairs import Pair
 from probes.causal.questions import Questions
 from probes.causal.resume import Resumed
+from probes.stages import named
 from sidecar.types import FloatArray
 
 Array = npt.NDArray[np.float64]
@@ -21,25 +22,19 @@ _SUBSPACES, _VECTORS, _ERASURES = range(3)
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
-    """Index None of a rival is the probe itself; 0 ... randoms - 1 are random ones, the same for the same seed."""
+class Stand:
+    """The probe at one of its tap points, ``number`` among them, and its random rivals there.
 
-    resumed: Resumed
-    questions: Questions
-    measure: Measure
+    Index None of a rival is the probe itself; 0 ... are random ones, the same for the same seed.
+    """
+
+    number: int
     probe: Subspace
     around: Spread
     states: tuple[FloatArray, ...]
     erasure: Erasure
-    pairs: tuple[Pair, ...]
-    paired: str
     null: Null
-    randoms: int
     seed: int
-
-    @property
-    def skip(self) -> int:
-        return self.resumed.skip
 
     @property
     def width(self) -> float:
@@ -76,4 +71,28 @@ class Bench:
         return float(np.linalg.norm(left) * np.sqrt(self.around.variance(right)))
 
     def _draws(self, stream: int, rival: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, stream, rival])
+        return np.random.default_rng([self.seed, stream, rival, self.number])
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """stands: one for each of the probe's tap points, in their order; every intervention is done at all of them."""
+
+    resumed: Resumed
+    questions: Questions
+    measure: Measure
+    stands: tuple[Stand, ...]
+    pairs: tuple[Pair, ...]
+    paired: str
+    null: Null
+    randoms: int
+    seed: int
+
+    @property
+    def skip(self) -> int:
+        return self.resumed.skip
+
+    @property
+    def where(self) -> str:
+        """For people."""
+        return named(self.resumed.everywhere)

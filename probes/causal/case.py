@@ -9,26 +9,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from probes.causal.behaviour import Behaviour, contrast
-from probes.causal.bench import Bench
+from probes.causal.bench import Bench, Stand
 from probes.causal.directions import Null, spread, subspace
 from probes.causal.effects import FEWEST_RANDOMS
-from probes.causal.erasure import Refit, fit_erasure, pooled, refit
+from probes.causal.erasure import Erasure, Refit, fit_erasure, pooled, refit
 from probes.causal.pairs import paired
 from probes.causal.questions import Limits, Questions, questions
 from probes.causal.resume import Resumed
 from probes.draft import Draft
 from probes.errors import LabError
-from probes.quality.rows import rows_of
+from probes.quality.rows import Rows, rows_of
 from probes.stages import Part
 from probes.weights import dump_weights
-from sidecar.types import TapPoint
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from probes.activations.model import LabModel
     from probes.activations.store import ActivationStore
+
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +72,6 @@ class Case:
     behaviour: Behaviour
 
     @property
-    def where(self) -> TapPoint:
-        return TapPoint.parse(self.draft.training.tap_point)
-
-    @property
     def max_tokens(self) -> int:
         """Of a prompt: what was asked for, or what the model reads if that is less."""
         config = self.lab.model.config.get_text_config(decoder=True)
@@ -87,30 +87,37 @@ class Case:
     def bench(self, bars: Progress) -> tuple[Bench, Refit]:
         """Ask the untouched model, fit the erasure, and lay out all that interventions need."""
         asked = self.questions()
-        resumed = Resumed(self.lab.model, self.where, asked.answers, self.store.facts.skip_positions)
+        everywhere = self.draft.training.everywhere
+        resumed = Resumed(self.lab.model, everywhere, asked.answers, self.store.facts.skip_positions)
         task = bars.add_task(f"asking about {len(asked.prompts)} texts", total=len(asked.prompts))
         resumed.begin(asked.prompts, lambda count: bars.advance(task, count))
-        states = tuple(resumed.states())
         pairs, how = paired(asked.pairs, asked.labels, asked.lengths)
         train, test = (rows_of(self.store, self.draft.training, part) for part in (Part.TRAIN, Part.TEST))
-        aggregation = self.draft.training.aggregation
-        seen, unseen = (pooled(self.store.at(self.where), rows.at, aggregation) for rows in (train, test))
-        erasure = fit_erasure(seen, train.labels)
+        seen, unseen = (self._pooled(rows) for rows in (train, test))
+        erasures = [fit_erasure(states, train.labels) for states in seen]
         bench = Bench(
             resumed=resumed,
             questions=asked,
             measure=self.behaviour.measure,
-            probe=subspace(self.draft.served),
-            around=spread(states),
-            states=states,
-            erasure=erasure,
+            stands=tuple(self._stand(number, resumed, erasure) for number, erasure in enumerate(erasures)),
             pairs=pairs,
             paired=how,
             null=self.settings.null,
             randoms=self.settings.randoms,
             seed=self.settings.seed,
         )
-        return bench, refit(erasure, seen, train.labels, unseen, test.labels)
+        return bench, refit(erasures, seen, train.labels, unseen, test.labels)
+
+    def _pooled(self, rows: Rows) -> list[Array]:
+        """At each tap point, one state a text."""
+        training = self.draft.training
+        return [pooled(self.store.at(where), rows.at, training.aggregation) for where in training.everywhere]
+
+    def _stand(self, number: int, resumed: Resumed, erasure: Erasure) -> Stand:
+        states = tuple(resumed.states(number))
+        parts = self.draft.served.apart(len(resumed.everywhere))
+        null, seed = self.settings.null, self.settings.seed
+        return Stand(number, subspace(parts[number]), spread(states), states, erasure, null, seed)
 
     def fingerprint(self, asked: Questions) -> str:
         """Hex SHA-256 of all that a pass's log-odds depend on: passes of another probe, question or model are never taken up."""
@@ -118,7 +125,7 @@ class Case:
         told = [
             self.store.digest,
             self.lab.identity.weights_digest,
-            training.tap_point,
+            [where.name for where in training.everywhere],
             [part.value for part in training.parts],
             training.aggregation.model_dump(mode="json"),
             [self.settings.null.value, self.settings.seed],

@@ -20,9 +20,9 @@ Edit: TypeAlias = "Callable[[torch.Tensor, Sequence[int], int], torch.Tensor]"
 
 @dataclass(frozen=True, slots=True)
 class Edits:
-    """here: at the tap point. later: at the output of later blocks, by block."""
+    """here: at each of the probe's tap points, in their order. later: at the output of later blocks, by block."""
 
-    here: Edit
+    here: tuple[Edit, ...]
     later: Mapping[int, Edit] = field(default_factory=dict)
 
 

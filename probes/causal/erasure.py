@@ -85,15 +85,29 @@ def fit_erasure(states: Array, labels: BoolArray) -> Erasure:
     )
 
 
-def refit(erasure: Erasure, train: Array, labels: BoolArray, test: Array, test_labels: BoolArray) -> Refit:
-    """Train a probe on training rows and score test rows, before and after erasing both."""
+def refit(
+    erasures: Sequence[Erasure],
+    train: Sequence[Array],
+    labels: BoolArray,
+    test: Sequence[Array],
+    test_labels: BoolArray,
+) -> Refit:
+    """Train a probe on training rows and score test rows, before and after erasing both.
+
+    Each entry is of one tap point, and the new probe reads all of them together. A concept that no linear probe reads at any one
+    of them, no linear probe reads from all: what LEACE takes out is its covariance with every coordinate.
+    """
     positives, negatives = int(test_labels.sum()), int((~test_labels).sum())
     error = float(np.sqrt((positives + negatives + 1) / (12 * positives * negatives)))
     return Refit(
-        before=auroc(_scores(train, labels, test), test_labels),
-        after=auroc(_scores(erasure(train), labels, erasure(test)), test_labels),
+        before=auroc(_scores(np.hstack(train), labels, np.hstack(test)), test_labels),
+        after=auroc(_scores(_erased(erasures, train), labels, _erased(erasures, test)), test_labels),
         slack=_CHANCE_ERRORS * error,
     )
+
+
+def _erased(erasures: Sequence[Erasure], states: Sequence[Array]) -> Array:
+    return np.hstack([erasure(part) for erasure, part in zip(erasures, states, strict=True)])
 
 
 def _scores(train: Array, labels: BoolArray, test: Array) -> Array:

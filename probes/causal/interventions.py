@@ -12,9 +12,9 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from probes.causal.bench import Bench
+from probes.causal.bench import Bench, Stand
 from probes.causal.directions import Null
-from probes.causal.edits import Edits, removed, replaced, shifted
+from probes.causal.edits import Edit, Edits, removed, replaced, shifted
 from probes.causal.effects import Statistic, lifted, lost, p_value, passes, value
 from probes.causal.pairs import aligned
 from probes.causal.passes import Passes
@@ -51,7 +51,8 @@ def plans(bench: Bench, multiples: Sequence[float]) -> tuple[list[Plan], list[st
     possible = [_ablate(bench), _patch(bench), *(_steer(bench, multiple) for multiple in multiples)]
     if bench.resumed.later_means:
         return [*possible, _ablate_after(bench), _erase(bench)], []
-    why = "heads before their output projection" if bench.resumed.where.site is Site.ATTN_HEADS else "the last block"
+    heads = all(where.site is Site.ATTN_HEADS for where in bench.resumed.everywhere)
+    why = "heads before their output projection" if heads else "the last block"
     return [*possible, _erase(bench)], [f"{ABLATE_AFTER}: nothing after the tap point ({why}) has the same space"]
 
 
@@ -102,39 +103,49 @@ def _over_all(bench: Bench, name: str, text: str, make: Callable[[int | None, in
 
 def _ablate(bench: Bench) -> Plan:
     def make(rival: int | None, _number: int) -> Edits:
-        basis = bench.basis(rival)
-        return Edits(removed(basis, basis, bench.around.mean, skip=bench.skip, strength=bench.strength(basis)))
+        return Edits(tuple(_removed(stand, rival, stand.around.mean, bench.skip) for stand in bench.stands))
 
-    text = f"At {bench.resumed.where.name}, every state's part along the probe is set to its mean; the effect is the contrast lost."
+    text = f"At {bench.where}, every state's part along the probe is set to its mean; the effect is the contrast lost."
     return _over_all(bench, ABLATE, text, make)
 
 
 def _ablate_after(bench: Bench) -> Plan:
     def make(rival: int | None, _number: int) -> Edits:
-        basis = bench.basis(rival)
-        strength = bench.strength(basis)
-        return Edits(
-            removed(basis, basis, bench.around.mean, skip=bench.skip, strength=strength),
-            {
-                layer: removed(basis, basis, mean, skip=bench.skip, strength=strength)
-                for layer, mean in bench.resumed.later_means.items()
-            },
-        )
+        later = {
+            layer: _removed(bench.stands[bench.resumed.later[layer]], rival, mean, bench.skip)
+            for layer, mean in bench.resumed.later_means.items()
+        }
+        return Edits(_ablate(bench).make(rival, 0).here, later)
 
+    nearest = " (for several tap points: along that of the nearest below)" if len(bench.stands) > 1 else ""
     text = (
-        f"At {bench.resumed.where.name} and after every later block, the part along the probe is set to its mean there, so that "
+        f"At {bench.where} and after every later block, the part along the probe{nearest} is set to its mean there, so that "
         "no later block can write it again; the effect is the contrast lost."
     )
     return _over_all(bench, ABLATE_AFTER, text, make)
 
 
+def _removed(stand: Stand, rival: int | None, mean: Array, skip: int) -> Edit:
+    basis = stand.basis(rival)
+    return removed(basis, basis, mean, skip=skip, strength=stand.strength(basis))
+
+
+def _erased(stand: Stand, rival: int | None, skip: int) -> Edit:
+    left, right, strength = stand.erasing(rival)
+    return removed(left, right, stand.around.mean, skip=skip, strength=strength)
+
+
 def _steer(bench: Bench, multiple: float) -> Plan:
     def make(rival: int | None, number: int) -> Edits:
         sign = 1.0 if number == 0 else -1.0
-        return Edits(shifted(sign * multiple * bench.width * bench.along(rival), skip=bench.skip))
+        return Edits(
+            tuple(
+                shifted(sign * multiple * stand.width * stand.along(rival), skip=bench.skip) for stand in bench.stands
+            )
+        )
 
     text = (
-        f"At {bench.resumed.where.name}, {multiple:g} standard deviations of the states along the probe are added to every state, "
+        f"At {bench.where}, {multiple:g} standard deviations of the states along the probe are added to every state, "
         "and taken from it; the effect is half of what lies between the two."
     )
     rows = np.arange(len(bench.questions.prompts))
@@ -152,15 +163,18 @@ def _steer(bench: Bench, multiple: float) -> Plan:
 def _patch(bench: Bench) -> Plan:
     order = list(_both_ways(bench))
 
-    def make(rival: int | None, _number: int) -> Edits:
-        basis = bench.basis(rival)
-        share = bench.strength(basis)
-        read = {prompt: bench.states[prompt] @ basis for prompt, _, _ in order}
+    def exchanged(stand: Stand, rival: int | None) -> Edit:
+        basis = stand.basis(rival)
+        share = stand.strength(basis)
+        read = {prompt: stand.states[prompt] @ basis for prompt, _, _ in order}
         targets = {prompt: share * read[donor][places] + (1 - share) * read[prompt] for prompt, donor, places in order}
-        return Edits(replaced(basis, targets, skip=bench.skip))
+        return replaced(basis, targets, skip=bench.skip)
+
+    def make(rival: int | None, _number: int) -> Edits:
+        return Edits(tuple(exchanged(stand, rival) for stand in bench.stands))
 
     text = (
-        f"At {bench.resumed.where.name}, the part along the probe is exchanged between a positive and a negative text, position by "
+        f"At {bench.where}, the part along the probe is exchanged between a positive and a negative text, position by "
         f"position ({bench.paired}); the effect is the contrast lost."
     )
     rows = np.array([[pair.positive, pair.negative] for pair in bench.pairs], dtype=np.intp).ravel()
@@ -177,11 +191,10 @@ def _both_ways(bench: Bench) -> Iterator[tuple[int, int, list[int]]]:
 
 def _erase(bench: Bench) -> Plan:
     def make(rival: int | None, _number: int) -> Edits:
-        left, right, strength = bench.erasing(rival)
-        return Edits(removed(left, right, bench.around.mean, skip=bench.skip, strength=strength))
+        return Edits(tuple(_erased(stand, rival, bench.skip) for stand in bench.stands))
 
     text = (
-        f"At {bench.resumed.where.name}, the concept is erased by LEACE, fitted on the training texts' states; random erasures "
+        f"At {bench.where}, the concept is erased by LEACE, fitted on the training texts' states; random erasures "
         "change states as much, in the same metric, for no concept. The effect is the contrast lost."
     )
     return _over_all(bench, ERASE, text, make)

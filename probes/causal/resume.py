@@ -1,6 +1,6 @@
-"""A decoder that goes on from a tap point: what lies below is computed once, what lies above as often as there are edits.
+"""A decoder that goes on from a probe's first tap point: what lies below is computed once, what lies above once for each edit.
 
-The model's own forward runs each time, with its blocks below the tap point made to return at once what they returned the first
+The model's own forward runs each time, with its blocks below that tap point made to return at once what they returned the first
 time. So embeddings, masks, positions, the last norm and the head are the model's own, whatever its architecture. What all prompts
 begin with is run once for each edit, and its keys and values serve every prompt.
 """
@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from probes.causal.acting import Act, acting_after, acting_at, acting_before, re
 from probes.causal.batches import Batch, beginning, shared_beginning, tails
 from probes.causal.edits import Edit, Edits
 from probes.errors import LabError
+from probes.stages import Places, named
 from sidecar.types import FloatArray, Site, TapPoint
 
 if TYPE_CHECKING:
@@ -33,24 +35,24 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the first forward of a batch left: the output of the last block below (None if there is none), states at the site."""
+    """What the first forward of a batch left: the output of the last block below (None if there is none), states at each site."""
 
     batch: Batch
     below: torch.Tensor | None
-    site: torch.Tensor
+    sites: tuple[torch.Tensor, ...]
 
 
 class Resumed:
     """Once begun: log_odds, float64 [prompts], of the untouched model; later_means, by block, of what later blocks put out."""
 
-    def __init__(self, model: Any, where: TapPoint, answers: tuple[list[int], list[int]], skip: int) -> None:
+    def __init__(self, model: Any, everywhere: Places, answers: tuple[list[int], list[int]], skip: int) -> None:
         from sidecar.tap.transformers.blocks import find_blocks
 
-        self.where = where
+        self.everywhere = everywhere
         self.skip = skip
         self.log_odds: Array = np.zeros(0)
         self.later_means: dict[int, Array] = {}
-        (self._socket,) = find_sockets(model, [where])
+        self._sockets = find_sockets(model, everywhere)
         self._blocks: Any = find_blocks(model)
         self._model = model
         self._answers = answers
@@ -62,7 +64,22 @@ class Resumed:
     @property
     def skipped(self) -> int:
         """How many blocks are not computed again."""
-        return self.where.layer + 1 if self.where.site is Site.RESID_POST else self.where.layer
+        first = min(self.everywhere)
+        return first.layer + 1 if first.site is Site.RESID_POST else first.layer
+
+    @cached_property
+    def later(self) -> Mapping[int, int]:
+        """Blocks after tap points whose outputs lie in the same space: of each, the number of the nearest tap point below.
+
+        A block whose output is itself a tap point is none of them.
+        """
+        starts = {Site.RESID_POST: 1, Site.MLP_OUT: 0}  # blocks after the tap point's own
+        found: dict[int, int] = {}
+        for where in sorted(self.everywhere):
+            if where.site in starts:
+                first, number = where.layer + starts[where.site], self.everywhere.index(where)
+                found |= dict.fromkeys(range(first, len(self._blocks)), number)
+        return {layer: number for layer, number in found.items() if TapPoint(layer) not in self.everywhere}
 
     def begin(self, prompts: Sequence[list[int]], advance: Callable[[int], None]) -> None:
         """Run the untouched model over all prompts (token ids; each longer than ``skip``) and keep what edits go on from.
@@ -74,7 +91,9 @@ class Resumed:
             self._prepare(prompts, shared, advance)
             if self._agrees(whole):
                 return
-        raise LabError(f"going on from {self.where.name} does not give what the whole model gives: not supported")
+        raise LabError(
+            f"going on from {named(self.everywhere)} does not give what the whole model gives: not supported"
+        )
 
     def run(self, edits: Edits | None) -> Array:
         """Log-odds of every prompt, float64 [prompts], with edits at work. Raises LabError if they are not finite."""
@@ -83,21 +102,21 @@ class Resumed:
         for seen in self._seen:
             found[list(seen.batch.prompts)] = self._again(seen, edits, cache)[0]
         if not np.isfinite(found).all():
-            raise LabError(f"edits at {self.where.name} drive the model to log-odds that are not finite")
+            raise LabError(f"edits at {named(self.everywhere)} drive the model to log-odds that are not finite")
         return found
 
-    def states(self) -> list[FloatArray]:
-        """Of every prompt, the untouched states at the tap point from ``skip`` on, float32 [n, D]."""
-        head = [] if self._beginning is None else [self._beginning.site[0].float().numpy()]
+    def states(self, number: int = 0) -> list[FloatArray]:
+        """Of every prompt, the untouched states at a tap point, by its number, from ``skip`` on, float32 [n, D]."""
+        head = [] if self._beginning is None else [self._beginning.sites[number][0].float().numpy()]
         found: dict[int, FloatArray] = {}
         for seen in self._seen:
             for row, (prompt, end) in enumerate(zip(seen.batch.prompts, seen.batch.ends, strict=True)):
-                rows = np.concatenate([*head, seen.site[row, : end + 1].float().numpy()])
+                rows = np.concatenate([*head, seen.sites[number][row, : end + 1].float().numpy()])
                 found[prompt] = rows[self.skip :]
         return [found[prompt] for prompt in range(len(found))]
 
     def _prepare(self, prompts: Sequence[list[int]], shared: int, advance: Callable[[int], None]) -> None:
-        means = {layer: _Mean() for layer in self._later()}
+        means = {layer: _Mean() for layer in self.later}
         self.log_odds = np.zeros(len(prompts))
         self._beginning, self._seen, self._lower, cache = None, [], [], None
         if shared:
@@ -110,11 +129,6 @@ class Resumed:
             advance(len(batch.prompts))
         self.later_means = {layer: one.mean for layer, one in means.items()}
 
-    def _later(self) -> range:
-        """Blocks after the tap point whose outputs lie in the same space as its states."""
-        first = {Site.RESID_POST: self.where.layer + 1, Site.MLP_OUT: self.where.layer}
-        return range(first.get(self.where.site, len(self._blocks)), len(self._blocks))
-
     def _first(self, batch: Batch, cache: Any, means: Mapping[int, _Mean], weight: int) -> tuple[_Seen, Array, Any]:
         caught: dict[str, torch.Tensor] = {}
 
@@ -126,15 +140,17 @@ class Resumed:
             return act
 
         with ExitStack() as hooks:
-            hooks.enter_context(acting_at(self._socket, catch("site")))
+            for socket in self._sockets:
+                hooks.enter_context(acting_at(socket, catch(socket.point.name)))
             if self.skipped:
                 hooks.enter_context(acting_after(self._blocks[self.skipped - 1], catch("below")))
             for layer, one in means.items():
                 hooks.enter_context(acting_after(self._blocks[layer], self._adding(one, batch, weight)))
             odds, after = self._answered(batch, cache)
-        if "site" not in caught:
-            raise LabError(f"the model ran, but nothing came by at {self.where.name}")
-        return _Seen(batch, caught.get("below"), caught["site"]), odds, after
+        missing = [where.name for where in self.everywhere if where.name not in caught]
+        if missing:
+            raise LabError(f"the model ran, but nothing came by at {', '.join(missing)}")
+        return _Seen(batch, caught.get("below"), tuple(caught[where.name] for where in self.everywhere)), odds, after
 
     def _adding(self, one: _Mean, batch: Batch, weight: int) -> Act:
         def act(states: torch.Tensor) -> torch.Tensor:
@@ -149,7 +165,8 @@ class Resumed:
             if seen.below is not None:
                 hooks.enter_context(returning(self._blocks[: self.skipped], seen.below))
             if edits is not None:
-                hooks.enter_context(acting_at(self._socket, _bound(edits.here, seen.batch)))
+                for socket, edit in zip(self._sockets, edits.here, strict=True):
+                    hooks.enter_context(acting_at(socket, _bound(edit, seen.batch)))
                 for layer, edit in edits.later.items():
                     hooks.enter_context(acting_after(self._blocks[layer], _bound(edit, seen.batch)))
             odds, after = self._answered(seen.batch, cache)

@@ -13,6 +13,7 @@ from probes.causal.evidence import behaves, erased, needed, sufficient, weigh
 from probes.causal.interventions import Plan, carry_out, keys, plans
 from probes.causal.passes import OutOfTimeError, Passes
 from probes.draft import Draft
+from probes.journal import Journal
 from probes.quality.bootstrap import Resamples
 from probes.stages import Evaluated, Gate, Intervention, Validated
 
@@ -52,7 +53,9 @@ def _carry_out(
     todo, impossible = plans(bench, case.settings.steer)
     wanted = {plan.name: keys(plan, bench.randoms) for plan in todo}
     task = bars.add_task("intervening", total=sum(map(len, wanted.values())))
-    run = _passes(case, bench, lambda: bars.advance(task), clock)
+    kept = Journal(case.draft.folder / KEPT, case.fingerprint(bench.questions))
+    kept.load()
+    run = Passes(bench.resumed.run, kept, case.settings.budget_s, tick=lambda: bars.advance(task), clock=clock)
     done: list[Intervention] = []
     late: list[str] = []
     for plan in todo:
@@ -65,15 +68,8 @@ def _carry_out(
         else:
             done.append(found)
     if not late:
-        run.forget()
+        kept.forget()
     return done, [*impossible, *late]
-
-
-def _passes(case: Case, bench: Bench, tick: Callable[[], None], clock: Callable[[], float]) -> Passes:
-    kept, settings = case.draft.folder / KEPT, case.fingerprint(bench.questions)
-    run = Passes(bench.resumed.run, kept, settings, case.settings.budget_s, tick=tick, clock=clock)
-    run.load()
-    return run
 
 
 def _within_budget(plan: Plan, wanted: Sequence[str], bench: Bench, run: Passes) -> Intervention | None:

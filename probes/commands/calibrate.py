@@ -104,9 +104,9 @@ def _thresholds(found: Calibrated) -> Table:
 
 
 def _told(found: Calibrated) -> str:
-    if not found.knots and found.calibration.kind == "none":
+    kind = found.calibration.kind
+    if kind == "none":
         return f"On {found.rows} rows higher scores do not mean more positives: nothing was fitted, and no gate will let it pass."
-    kind = "isotonic" if found.knots else found.calibration.kind
     speaks = "" if found.prior is None else f" They speak of traffic in which {found.prior:.1%} are positive."
     before, after = found.ece_before, found.ece_after
     return f"Probabilities ({kind}, {found.rows} rows) were off by {before:.3f} before and {after:.3f} after, on average.{speaks}"

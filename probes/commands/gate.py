@@ -99,7 +99,11 @@ def _show(found: Gated, shown: Console) -> None:
 
 
 def _show_proposal(one: Proposal, shown: Console) -> None:
-    told = f"proposed without labels, from {one.rows} texts: scale {one.scale:.6g}, offset {one.offset:.6g} at the same threshold"
+    new = one.calibration
+    how = (
+        f"scale {new.scale:.6g}, offset {new.offset:.6g}" if new.knots is None else f"a table of {len(new.knots)} knots"
+    )
+    told = f"proposed without labels, from {one.rows} texts: {how} at the same threshold"
     alone = "" if one.threshold is None else f"; or the old calibration and threshold {one.threshold:.6g}"
     shown.print(told + alone, markup=False)
     shares = (one.fires_reference, one.fires_candidate, one.fires_realigned)

@@ -10,9 +10,13 @@ from probes.commands.bars import bars
 from probes.errors import LabError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from probes.journal import Journal
     from probes.manifest import Aggregation
-    from probes.training.train import Search
-    from sidecar.types import TapPoint
+    from probes.stages import Places
+    from probes.training.fitting import Fitting
+    from probes.training.search import Search
 
 
 def add(commands: Any) -> None:
@@ -20,7 +24,8 @@ def add(commands: Any) -> None:
         "train",
         help="train a probe on collected activations; layer, kind and strength are chosen on training rows",
         description="Cross-validates tap points x kinds x aggregations x strengths on training rows, takes the earliest layer "
-        "within one standard error of the best, lets its best kinds meet on rows kept for that, and writes the winner as a draft.",
+        "within one standard error of the best, lets its best kinds meet on rows kept for that, and writes the winner as a draft. "
+        "If it is ended, the same command goes on from what it had fitted.",
     )
     train.add_argument("store", type=Path, metavar="ACTS", help="the folder that `probes collect` wrote")
     train.add_argument(
@@ -39,7 +44,18 @@ def add(commands: Any) -> None:
     train.add_argument(
         "--everywhere", action="store_true", help="try slow kinds at every layer, not only where quick ones did best"
     )
-    train.add_argument("--concatenate", action="store_true", help="also tell what all tap points together would bring")
+    train.add_argument(
+        "--concatenate",
+        type=_listed,
+        nargs="?",
+        const=(),
+        metavar="8,14",
+        help="read these layers together; without a value: try the two best together, and take them if that is better by more "
+        "than a standard error",
+    )
+    train.add_argument(
+        "--ray", action="store_true", help="add up on a Ray cluster (RAY_ADDRESS, or this machine); for mass_mean"
+    )
     train.add_argument("--seed", type=int, default=0, help="of the parts, the folds and every start (default 0)")
     train.set_defaults(run=_train)
 
@@ -53,41 +69,63 @@ def _train(arguments: argparse.Namespace) -> int:
 
     from probes.activations.store import ActivationStore
     from probes.draft import Draft
-    from probes.training.table import candidates_table, in_words
-    from probes.training.train import count_candidates, train
+    from probes.training.fitting import HERE
+    from probes.training.table import candidates_table, in_one_line, worth
+    from probes.training.train import fingerprint, train
 
-    store = ActivationStore.open(arguments.store)
+    store, draft, console = ActivationStore.open(arguments.store), Draft(arguments.into), Console(highlight=False)
     search = _search(arguments, store)
+    fitting = _fitting(search) if arguments.ray else HERE
+    kept = draft.fits(fingerprint(store, search, fitting))
+    _take_up(kept, console)
     with bars() as shown:
-        task = shown.add_task("cross-validating", total=count_candidates(store, search))
+        task = shown.add_task("cross-validating", total=search.count(store.facts))
         training, served = train(
-            store, search, advance=lambda what: shown.update(task, advance=1, description=f"cross-validating {what}")
+            store,
+            search,
+            fitting=fitting,
+            kept=kept,
+            advance=lambda what: shown.update(task, advance=1, description=f"cross-validating {what}"),
         )
-    Draft(arguments.into).write_trained(training, served)
-    console = Console()
+    draft.write_trained(training, served)
     console.print(candidates_table(training))
-    console.print(
-        f"{training.name}: {training.kind} at {training.tap_point}, scored by {in_words(training.aggregation)}, strength "
-        f"{training.strength:g}; AUROC {training.select_auroc:.3f} on the rows that chose between finalists "
-        f"({training.seconds:.0f} s). Next: probes calibrate {arguments.into}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    for line in worth(training):
+        console.print(line, soft_wrap=True)
+    console.print(f"{in_one_line(training)} Next: probes calibrate {arguments.into}", soft_wrap=True)
     return 0
 
 
+def _take_up(kept: Journal, console: Console) -> None:
+    """Say what becomes of what an earlier run left."""
+    if not kept.load():
+        console.print(
+            f"{kept.path} is of another training (its texts, seed or versions differ): not used",
+            soft_wrap=True,
+            markup=False,
+        )
+    elif len(kept):
+        console.print(f"going on: {len(kept)} fits were done before", soft_wrap=True)
+
+
+def _fitting(search: Search) -> Fitting:
+    from probes.training.ray_sums import ByRay
+
+    return ByRay(search.kinds)
+
+
 def _search(arguments: argparse.Namespace, store: Any) -> Search:
-    from probes.training.train import DEFAULT_KINDS, Search
+    from probes.training.ray_sums import SUMMED
+    from probes.training.search import DEFAULT_KINDS, Search
 
     return Search(
         name=_name(arguments),
         description=arguments.description,
-        kinds=arguments.kinds or DEFAULT_KINDS,
-        tap_points=None if arguments.layers is None else _tap_points(arguments.layers, store),
+        kinds=arguments.kinds or (SUMMED if arguments.ray else DEFAULT_KINDS),
+        tap_points=None if arguments.layers is None else _tap_points("--layers", arguments.layers, store),
         aggregations=None if arguments.aggregations is None else tuple(map(aggregation, arguments.aggregations)),
         strengths=None if arguments.strengths is None else tuple(map(_strength, arguments.strengths)),
         everywhere=arguments.everywhere,
-        concatenate=arguments.concatenate,
+        concatenate=_together(arguments.concatenate, store),
         seed=arguments.seed,
     )
 
@@ -102,7 +140,11 @@ def _name(arguments: argparse.Namespace) -> str:
     return str(name)
 
 
-def _tap_points(layers: tuple[str, ...], store: Any) -> tuple[TapPoint, ...]:
+def _together(layers: tuple[str, ...] | None, store: Any) -> Places | None:
+    return None if layers is None else tuple(sorted(_tap_points("--concatenate", layers, store)))
+
+
+def _tap_points(option: str, layers: tuple[str, ...], store: Any) -> Places:
     """A number is every collected site of that block; a tap point's whole name is itself."""
     from sidecar.types import TapPoint
 
@@ -111,7 +153,7 @@ def _tap_points(layers: tuple[str, ...], store: Any) -> tuple[TapPoint, ...]:
     for text in layers:
         meant = [where for where in there if text in {str(where.layer), where.name}]
         if not meant:
-            raise LabError(f"--layers {text}: {store.folder} has {', '.join(where.name for where in there)}")
+            raise LabError(f"{option} {text}: {store.folder} has {', '.join(where.name for where in there)}")
         found.extend(meant)
     return tuple(found)
 

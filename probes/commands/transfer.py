@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     export = commands.add_parser(
         "export",
         help="write an artifact as another tool's file",
-        epilog="Readings stay as they are, before calibration: probability = sigmoid(scale * reading + offset), by the manifest.",
+        epilog="Readings stay as they are, before calibration; the manifest has that.",
     )
     export.add_argument("artifact", type=Path, metavar="ARTIFACT")
     export.add_argument("--to", choices=FORMS, required=True, help=_FORMS_TEXT)
@@ -36,7 +36,11 @@ def add(commands: Any) -> None:
     )
     imported.add_argument("--into", type=Path, required=True, metavar="DRAFT")
     imported.add_argument("--name", required=True, help="small letters, digits and _")
-    imported.add_argument("--tap-point", metavar="NAME", help="like blocks.14.resid_post; if the file does not say")
+    imported.add_argument(
+        "--tap-point",
+        metavar="NAME[,NAME]",
+        help="like blocks.14.resid_post; if the file does not say; several whose rows stand side by side",
+    )
     imported.add_argument("--aggregation", help="mean, last, ema, ...; if the file does not say")
     imported.add_argument("--window", type=int, help=f"tokens, for aggregations that have one (default: {_WINDOW})")
     imported.add_argument("--seed", type=int, default=0, help="divides the texts (default: %(default)s)")
@@ -58,11 +62,12 @@ def _import(arguments: argparse.Namespace) -> int:
     from probes.activations.store import ActivationStore
     from probes.release.plain import parse_where
     from probes.release.transfer import Origin, import_probe
+    from probes.stages import named
 
-    where = parse_where(arguments.file, arguments.tap_point)
-    origin = Origin(arguments.name, where, _aggregation(arguments), arguments.seed)
+    everywhere = parse_where(arguments.file, arguments.tap_point)
+    origin = Origin(arguments.name, everywhere, _aggregation(arguments), arguments.seed)
     made = import_probe(arguments.file, arguments.form, ActivationStore.open(arguments.acts), origin, arguments.into)
-    _say(f"{arguments.into}: {made.name} at {made.tap_point}; calibrate and evaluate it before you believe it")
+    _say(f"{arguments.into}: {made.name} at {named(made.everywhere)}; calibrate and evaluate it before you believe it")
     return 0
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from probes.data.alike import alike_groups
 from probes.errors import LabError
 from probes.quality.rows import Rows, rows_at
-from sidecar.types import BoolArray, TapPoint
+from probes.stages import Places
+from sidecar.types import BoolArray
 
 if TYPE_CHECKING:
     from probes.activations.store import ActivationStore
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 _SAME = ("model", "skip_positions", "token_span", "chat", "chat_template_digest")
 
 
-def added_benign(own: ActivationStore, other: ActivationStore, where: TapPoint) -> Rows:
+def added_benign(own: ActivationStore, other: ActivationStore, everywhere: Places) -> Rows:
     """Take the negative rows of another store that are like none of the draft's own, whatever that one was used for.
 
-    Raises LabError if they were not read from the same model, at the same tap point and in the same way, or if none is left.
+    Raises LabError if they were not read from the same model, at the same tap points and in the same way, or if none is left.
     """
-    _check_same(own, other, where)
+    _check_same(own, other, everywhere)
     known = _known(own, other)
     kept = [at for at, text in enumerate(other.texts) if not text.label and not known[at]]
     if not kept:
@@ -45,9 +46,11 @@ def _known(own: ActivationStore, other: ActivationStore) -> BoolArray:
     return np.isin(heads[len(own.texts) :], heads[: len(own.texts)])
 
 
-def _check_same(own: ActivationStore, other: ActivationStore, where: TapPoint) -> None:
-    if where.name not in other.facts.tap_points:
-        raise LabError(f"{other.folder} has no rows of {where.name}, only of {', '.join(other.facts.tap_points)}")
+def _check_same(own: ActivationStore, other: ActivationStore, everywhere: Places) -> None:
+    missing = [where.name for where in everywhere if where.name not in other.facts.tap_points]
+    if missing:
+        has = ", ".join(other.facts.tap_points)
+        raise LabError(f"{other.folder} has no rows of {', '.join(missing)}, only of {has}")
     for name in _SAME:
         want, got = getattr(own.facts, name), getattr(other.facts, name)
         if want != got:

@@ -16,7 +16,7 @@ from probes.quality.rows import rows_of, scores_of
 from probes.quality.scaling import EVEN, Method, Scaling, fit_scaling, probabilities
 from probes.quality.thresholds import MAX_LIKE, length_thresholds
 from probes.stages import Calibrated, Part
-from sidecar.types import BoolArray, TapPoint
+from sidecar.types import BoolArray
 
 if TYPE_CHECKING:
     from probes.activations.store import ActivationStore
@@ -48,27 +48,26 @@ def calibrate(
     _check(fpr, "the false-positive rate")
     if prior is not None:
         _check(prior, "the prior")
-    served, where = draft.served, TapPoint.parse(training.tap_point)
+    served, everywhere = draft.served, training.everywhere
     rows = rows_of(store, training, Part.CALIBRATE)
     if method is Method.ISOTONIC and len(rows) < ISOTONIC_ROWS:
         raise LabError(f"an isotonic calibration follows every bump of {len(rows)} rows: it takes {ISOTONIC_ROWS}")
-    scores = scores_of(served, store, where, rows)
+    scores = scores_of(served, store, everywhere, rows)
     fitted = fit_scaling(method, scores, rows.labels)
     told = fitted if prior is None or not fitted.fitted else fitted.moved(prior)
     negatives = rows.only(~rows.labels)
     kept = independent(negatives)
     harmless, tokens = scores[~rows.labels][kept], negatives.tokens[kept]
     if benign is not None:
-        added = added_benign(store, benign, where)
+        added = added_benign(store, benign, everywhere)
         added = added.only(independent(added))
-        harmless = np.concatenate([harmless, scores_of(served, benign, where, added)])
+        harmless = np.concatenate([harmless, scores_of(served, benign, everywhere, added)])
         tokens = np.concatenate([tokens, added.tokens])
     buckets = training.aggregation.kind in MAX_LIKE if length_buckets is None else length_buckets
     return Calibrated(
         calibration=told.calibration,
-        knots=told.knots,
         prior=prior if fitted.fitted else None,
-        ece_before=_error(probabilities(Calibration(kind="none"), (), scores), rows.labels, EVEN),
+        ece_before=_error(probabilities(Calibration(kind="none"), scores), rows.labels, EVEN),
         ece_after=_honest_error(method, scores, rows.labels),
         thresholds=length_thresholds(told(harmless), tokens, fpr, buckets=buckets),
         benign_from="" if benign is None else f"{benign.facts.data_name} ({len(added)} texts)",
@@ -80,7 +79,7 @@ def speaks_of(calibrated: Calibrated) -> float | None:
     """The share of positives that the probabilities speak of; None: that of the calibration rows, whatever it was."""
     if calibrated.prior is not None:
         return calibrated.prior
-    return None if calibrated.knots or calibrated.calibration.kind == "platt" else EVEN
+    return None if calibrated.calibration.kind in {Method.PLATT, Method.ISOTONIC} else EVEN
 
 
 def _honest_error(method: Method, scores: Array, labels: BoolArray) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probes.auroc import auroc
+from probes.kinds.beside import states_at
 from probes.kinds.rows import pooled
 from probes.quality.refit import Refit
 from probes.quality.rows import Rows
@@ -53,8 +54,10 @@ def random_control(refit: Refit, train: Rows, test: Rows, *, seed: int) -> Array
     is no weighted sum. Directions are N(0, 1) over coordinates in units of their own spread: over raw coordinates the few massive
     ones would rule them all, and they would be one direction a thousand times.
     """
-    told, where = refit.training, TapPoint.parse(refit.training.tap_point)
-    seen, unseen = (pooled(refit.store.at(where, rows.at), told.aggregation) for rows in (train, test))
+    told = refit.training
+    seen, unseen = (
+        pooled(states_at(refit.store, told.everywhere, rows.at), told.aggregation) for rows in (train, test)
+    )
     spread = seen.std(axis=0)
     directions = np.random.default_rng(seed).standard_normal((seen.shape[1], RANDOMS))
     directions /= np.where(spread > 0, spread, np.inf)[:, None]
@@ -64,7 +67,7 @@ def random_control(refit: Refit, train: Rows, test: Rows, *, seed: int) -> Array
 
 
 def first_point(store: ActivationStore, where: TapPoint) -> TapPoint | None:
-    """The lowest tap point of the store, of the same site if there is one; None if none is lower than ``where``."""
+    """The lowest tap point of the store, of the same site if there is one; None if none is lower than ``where``, the deepest."""
     lower = [point for point in map(TapPoint.parse, store.facts.tap_points) if point.layer < where.layer]
     return min(lower, key=lambda point: (point.site is not where.site, point.layer), default=None)
 

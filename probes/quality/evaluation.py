@@ -28,7 +28,6 @@ from probes.quality.thresholds import fires
 from probes.serving import Served
 from probes.stages import Calibrated, Evaluated, Gate, OperatingPoint, Part, Training
 from probes.threshold import clopper_pearson
-from sidecar.types import TapPoint
 
 if TYPE_CHECKING:
     from probes.activations.store import ActivationStore
@@ -62,10 +61,6 @@ class Tested:
     probabilities: Array
     resamples: Resamples
     seed: int
-
-    @property
-    def where(self) -> TapPoint:
-        return TapPoint.parse(self.training.tap_point)
 
     @property
     def refit(self) -> Refit:
@@ -105,7 +100,7 @@ def evaluate(
 def _test(draft: Draft, calibrated: Calibrated, store: ActivationStore, seed: int) -> Tested:
     training, served = draft.training, draft.served
     test = rows_of(store, training, Part.TEST)
-    scores = scores_of(served, store, TapPoint.parse(training.tap_point), test)
+    scores = scores_of(served, store, training.everywhere, test)
     return Tested(
         training=training,
         calibrated=calibrated,
@@ -114,7 +109,7 @@ def _test(draft: Draft, calibrated: Calibrated, store: ActivationStore, seed: in
         train=rows_of(store, training, Part.TRAIN),
         test=test,
         scores=scores,
-        probabilities=probabilities(calibrated.calibration, calibrated.knots, scores),
+        probabilities=probabilities(calibrated.calibration, scores),
         resamples=Resamples(test.labels, test.groups, seed),
         seed=seed,
     )
@@ -201,10 +196,10 @@ def _examined(tested: Tested, step: Step) -> dict[str, Any]:
 
 def _first(tested: Tested, own: float) -> tuple[float | None, tuple[Gate, ...]]:
     """AUROC at the store's lowest tap point, and its gate; nothing if the probe reads the lowest."""
-    where = first_point(tested.store, tested.where)
+    where = first_point(tested.store, tested.training.everywhere[-1])
     if where is None:
         return None, ()
-    scores = tested.refit.scores(tested.train, tested.test, where)
+    scores = tested.refit.scores(tested.train, tested.test, (where,))
     found = auroc(scores, tested.test.labels)
     return found, (gates.first_layer(own, found, tested.resamples.gain(tested.scores, scores), where.name),)
 
@@ -226,6 +221,6 @@ def _outside(tested: Tested) -> tuple[tuple[str, int, float], ...]:
     for name in sorted({tested.store.texts[row].dataset for row in at}):
         rows = rows_at(tested.store, [row for row in at if tested.store.texts[row].dataset == name])
         if rows.both:
-            scores = scores_of(tested.served, tested.store, tested.where, rows)
+            scores = scores_of(tested.served, tested.store, tested.training.everywhere, rows)
             found.append((name, len(rows), auroc(scores, rows.labels)))
     return tuple(found)

@@ -109,7 +109,7 @@ def first_layer(auroc: float, first: float, gain: Interval, where: str) -> Gate:
 
 def calibrated(found: Calibrated, ece: float) -> Gate:
     """Higher scores mean more positives, so that a probability could be fitted."""
-    passed = bool(found.knots) or found.calibration.kind != "none"
+    passed = found.calibration.kind != "none"
     if not passed:
         text = f"On {found.rows} calibration texts higher scores do not mean more positives: there was nothing to calibrate."
         return _gate(GateName.CALIBRATED, passed=False, text=text)

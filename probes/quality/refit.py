@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from probes.kinds.beside import states_at
 from probes.kinds.registry import make_estimator
+from probes.kinds.rows import held
 from probes.quality.rows import Rows
-from probes.stages import Training
+from probes.stages import Places, Training
 from probes.training.folds import units
-from sidecar.types import BoolArray, FloatArray, TapPoint
+from sidecar.types import BoolArray
 
 if TYPE_CHECKING:
-    from probes.activations.store import Activations, ActivationStore
+    from probes.activations.store import ActivationStore
 
 Array = npt.NDArray[np.float64]
 HELD_BYTES = 256 << 20
@@ -29,14 +31,14 @@ class Refit:
     training: Training
     store: ActivationStore
 
-    def scores(self, train: Rows, test: Rows, where: TapPoint | None = None) -> Array:
-        """Train on the rows ``train`` and score ``test``, float64 [n]; at another tap point if one is given."""
-        return self.fitter(train, test, where)(train.labels)
+    def scores(self, train: Rows, test: Rows, everywhere: Places = ()) -> Array:
+        """Train on the rows ``train`` and score ``test``, float64 [n]; at other tap points if any are given."""
+        return self.fitter(train, test, everywhere)(train.labels)
 
-    def fitter(self, train: Rows, test: Rows, where: TapPoint | None = None) -> Callable[[BoolArray], Array]:
+    def fitter(self, train: Rows, test: Rows, everywhere: Places = ()) -> Callable[[BoolArray], Array]:
         """From labels of ``train``, true or not, to scores of ``test``; states are read once if they fit into `HELD_BYTES`."""
-        told, point = self.training, TapPoint.parse(self.training.tap_point) if where is None else where
-        seen, unseen = (_held(self.store.at(point, rows.at)) for rows in (train, test))
+        told, places = self.training, everywhere or self.training.everywhere
+        seen, unseen = (held(states_at(self.store, places, rows.at), HELD_BYTES) for rows in (train, test))
         groups = units(train.texts)
 
         def fit_and_score(labels: BoolArray) -> Array:
@@ -44,8 +46,3 @@ class Refit:
             return estimator.fit(seen, labels, groups).decision_function(unseen)
 
         return fit_and_score
-
-
-def _held(states: Activations) -> Activations | list[FloatArray]:
-    size = int(states.lengths.sum()) * states.width * 4
-    return list(states) if size <= HELD_BYTES else states

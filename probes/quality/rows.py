@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from probes.data.texts import LabelledText
 from probes.errors import LabError
+from probes.kinds.beside import states_at
 from probes.quality.bootstrap import group_numbers
 from probes.serving import Served
-from probes.stages import Part, Training
+from probes.stages import Part, Places, Training, named
 from probes.training.folds import units
-from sidecar.types import BoolArray, IndexArray, TapPoint
+from sidecar.types import BoolArray, IndexArray
 
 if TYPE_CHECKING:
     from probes.activations.store import ActivationStore
@@ -86,12 +87,12 @@ def rows_of(store: ActivationStore, training: Training, part: Part) -> Rows:
     return found
 
 
-def scores_of(served: Served, store: ActivationStore, where: TapPoint, rows: Rows) -> Array:
+def scores_of(served: Served, store: ActivationStore, everywhere: Places, rows: Rows) -> Array:
     """Each row's score, float64 [n]. Raises LabError naming the first text whose score is not a number."""
-    found = served.scores(store.at(where, rows.at))
+    found = served.scores(states_at(store, everywhere, rows.at))
     if not np.isfinite(found).all():
         bad = rows.at[int(np.flatnonzero(~np.isfinite(found))[0])]
-        raise LabError(f"{store.folder}: text {bad} has no finite score at {where.name}")
+        raise LabError(f"{store.folder}: text {bad} has no finite score at {named(everywhere)}")
     return found
 
 

@@ -1,7 +1,8 @@
-"""Probabilities from scores: a temperature, Platt's line, or an isotonic staircase, fitted on rows that training never saw."""
+"""Probabilities from scores: a temperature, Platt's line, or an isotonic table, fitted on rows that training never saw."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from probes.manifest import Calibration
-from sidecar.types import BoolArray
+from probes.isotonic import along
+from probes.manifest import KNOTS, Calibration
+from sidecar.types import BoolArray, IndexArray
 
 Array = npt.NDArray[np.float64]
 EVEN = 0.5
@@ -27,10 +29,9 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """probability = sigmoid(scale * score + offset), or along the knots if there are any, flat beyond the outermost.
+    """What an artifact will carry, and base: the share of positives that its probabilities speak of.
 
-    base: the share of positives that these probabilities speak of. ``calibration.kind`` is none, without knots, if the scores do
-    not rise with the label: then nothing was fitted, and the evaluation says so.
+    ``calibration.kind`` is none if the scores do not rise with the label: then nothing was fitted, and the evaluation says so.
 
     >>> Scaling(Calibration(kind="temperature", scale=2.0), base=0.5)(np.array([0.0, 1.0])).round(3).tolist()
     [0.5, 0.881]
@@ -38,33 +39,29 @@ class Scaling:
 
     calibration: Calibration
     base: float
-    knots: tuple[tuple[float, float], ...] = ()
 
     @property
     def fitted(self) -> bool:
-        return bool(self.knots) or self.calibration.kind != "none"
+        return self.calibration.kind != "none"
 
     def __call__(self, scores: Array) -> Array:
-        return probabilities(self.calibration, self.knots, scores)
+        return probabilities(self.calibration, scores)
 
     def moved(self, prior: float) -> Scaling:
         """Speak of another share of positives: every odds times the ratio of the priors' odds (Saerens et al., 2002)."""
-        shift = _logit(prior) - _logit(self.base)
-        knots = tuple((score, _shifted(share, shift)) for score, share in self.knots)
-        told = self.calibration
-        calibration = Calibration(
-            kind=told.kind, scale=told.scale, offset=told.offset if knots else told.offset + shift
-        )
-        return Scaling(calibration, prior, knots)
+        shift, told = _logit(prior) - _logit(self.base), self.calibration
+        if told.knots is None:
+            return Scaling(Calibration(kind=told.kind, scale=told.scale, offset=told.offset + shift), prior)
+        shares = np.maximum.accumulate([_shifted(share, shift) for _, share in told.knots])
+        return Scaling(_table([score for score, _ in told.knots], shares.tolist()), prior)
 
 
-def probabilities(calibration: Calibration, knots: tuple[tuple[float, float], ...], scores: Array) -> Array:
+def probabilities(calibration: Calibration, scores: Array) -> Array:
     """What a calibration makes of scores, float64 [n]."""
     from scipy.special import expit
 
-    if knots:
-        steps = np.array(knots)
-        return np.asarray(np.interp(scores, steps[:, 0], steps[:, 1]), dtype=np.float64)
+    if calibration.knots is not None:
+        return along(np.array(calibration.knots), scores)
     return np.asarray(expit(calibration.scale * scores + calibration.offset), dtype=np.float64)
 
 
@@ -79,7 +76,7 @@ def fit_scaling(method: Method, scores: Array, labels: BoolArray) -> Scaling:
     if not _rises(scores, labels):
         return Scaling(Calibration(kind="none"), EVEN)
     if method is Method.ISOTONIC:
-        return Scaling(Calibration(kind="none"), share, _isotonic(scores, labels))
+        return Scaling(_isotonic(scores, labels), share)
     found = _temperature(scores, labels) if method is Method.TEMPERATURE else _platt(scores, labels)
     if found is None:
         return Scaling(Calibration(kind="none"), EVEN)
@@ -137,12 +134,33 @@ def _platt(scores: Array, labels: BoolArray) -> Calibration | None:
     return Calibration(kind="platt", scale=slope / spread, offset=offset - slope * mean / spread)
 
 
-def _isotonic(scores: Array, labels: BoolArray) -> tuple[tuple[float, float], ...]:
-    """Corners of the nearest never-falling staircase (Zadrozny and Elkan, 2002)."""
+def _isotonic(scores: Array, labels: BoolArray) -> Calibration:
+    """Corners of the nearest never-falling curve (Zadrozny and Elkan, 2002), as many as an artifact carries."""
     from sklearn.isotonic import IsotonicRegression
 
     model: Any = IsotonicRegression(y_min=0.0, y_max=1.0).fit(scores, labels.astype(np.float64))
-    return tuple(zip(model.X_thresholds_.tolist(), model.y_thresholds_.tolist(), strict=True))
+    at, shares = np.asarray(model.X_thresholds_), np.asarray(model.y_thresholds_)
+    kept = thinned(np.searchsorted(np.sort(scores), at).astype(np.float64), shares, KNOTS)
+    return _table(at[kept].tolist(), shares[kept].tolist())
+
+
+def thinned(at: Array, told: Array, most: int) -> IndexArray:
+    """Which ``most`` >= 2 corners of a curve to keep: again and again the one goes whose loss changes the area below it least.
+
+    at: float64 [n], rising; told: float64 [n]. The first and the last stay. O(n^2).
+
+    >>> thinned(np.array([0.0, 1.0, 2.0, 3.0]), np.array([0.0, 0.0, 0.1, 1.0]), 3).tolist()
+    [0, 2, 3]
+    """
+    kept = np.arange(len(at))
+    while len(kept) > most:
+        run, rise = np.diff(at[kept]), np.diff(told[kept])
+        kept = np.delete(kept, 1 + int(np.abs(run[:-1] * rise[1:] - run[1:] * rise[:-1]).argmin()))
+    return kept
+
+
+def _table(scores: Sequence[float], shares: Sequence[float]) -> Calibration:
+    return Calibration(kind="isotonic", knots=tuple(zip(scores, shares, strict=True)))
 
 
 def _logit(share: float) -> float:

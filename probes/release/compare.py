@@ -11,10 +11,12 @@ import numpy.typing as npt
 
 from probes.artifact import Artifact, load_artifact
 from probes.errors import LabError
-from probes.manifest import Calibration, Manifest, Threshold
+from probes.kinds.beside import states_at
+from probes.manifest import Manifest, Threshold
 from probes.quality.bootstrap import group_numbers
 from probes.quality.scaling import probabilities
 from probes.serving import Served
+from probes.stages import named
 from sidecar.errors import ArtifactError
 from sidecar.types import BoolArray, IndexArray
 
@@ -57,8 +59,6 @@ def read_artifact(folder: Path) -> Artifact:
     about = artifact.manifest
     if about.aggregation is None or about.calibration is None or about.threshold is None:
         raise LabError(f"{folder}: a {about.kind.value} decides nothing, so there is nothing to compare")
-    if about.also:
-        raise LabError(f"{folder}: it reads {1 + len(about.also)} tap points at once, and this command only one")
     return artifact
 
 
@@ -85,22 +85,15 @@ def fires_at(threshold: Threshold, probability: Array, tokens: IndexArray) -> Bo
     return np.asarray(probability > limits[np.searchsorted(starts, tokens, side="right") - 1])
 
 
-def told(calibration: Calibration, scores: Array) -> Array:
-    """Probabilities of scores, [n]."""
-    return probabilities(calibration, (), scores)
-
-
 def _side(artifact: Artifact, store: ActivationStore, places: range | list[int]) -> Side:
     about = artifact.manifest
-    assert about.aggregation is not None
     assert about.calibration is not None
     assert about.threshold is not None
-    served = Served(artifact.directions, artifact.offsets, about.aggregation)
-    scores = served.scores(store.at(about.where, places))
+    scores = Served.of(artifact).scores(states_at(store, about.everywhere, places))
     if not np.isfinite(scores).all():
         bad = places[int(np.flatnonzero(~np.isfinite(scores))[0])]
-        raise LabError(f"{store.folder}: {store.places[bad]} has no finite score at {about.tap_point}")
-    probability, tokens = told(about.calibration, scores), store.lengths[list(places)].astype(np.intp)
+        raise LabError(f"{store.folder}: {store.places[bad]} has no finite score at {named(about.everywhere)}")
+    probability, tokens = probabilities(about.calibration, scores), store.lengths[list(places)].astype(np.intp)
     return Side(scores, probability, tokens, fires_at(about.threshold, probability, tokens))
 
 
@@ -109,7 +102,7 @@ def _must_fit(about: Manifest, store: ActivationStore) -> None:
     model = [(name.replace("_", " "), getattr(about.model, name), getattr(facts.model, name)) for name in _SAME]
     pairs = [
         *model,
-        ("width", wanted.width, facts.widths.get(about.tap_point, wanted.width)),
+        *(("width", wanted.width, facts.widths.get(where.name, wanted.width)) for where in about.everywhere),
         ("token span", wanted.token_span.value, facts.token_span.value),
         ("skipped positions", wanted.skip_positions, facts.skip_positions),
         ("chat template", wanted.chat_template_digest, facts.chat_template_digest),

@@ -20,6 +20,7 @@ from probes.release.plain import (
     LIMIT_BYTES,
     Outgoing,
     PlainProbe,
+    at_one_place,
     must_be_small,
     parse_aggregation,
     parse_where,
@@ -34,14 +35,17 @@ _ARRAYS = ("weights", "bias", "mean", "std")
 
 def write(path: Path, out: Outgoing) -> None:
     """Its reading is ours; its threshold, on the sigmoid of the reading, gives our decisions. Raises LabError if it cannot."""
+    from scipy.special import expit
+
+    where = at_one_place(out, "hulder's file")
     w, b = single(out.plain, "hulder's file")
     manifest, fires = out.manifest, out.score_threshold
     assert manifest.threshold is not None
     told: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "name": manifest.name,
-        "tap_point": manifest.tap_point,
-        "threshold": float(1 / (1 + np.exp(-fires))),
+        "tap_point": where.name,
+        "threshold": float(expit(fires)),
         "target_fpr": manifest.threshold.target_fpr,
     }
     if out.plain.aggregation is not None:

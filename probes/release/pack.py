@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from probes.artifact import MANIFEST, Artifact, load_artifact, save_artifact
 from probes.draft import Draft
 from probes.errors import LabError
@@ -15,6 +17,7 @@ from probes.reporting.decision import decide, failed_gates
 from probes.reporting.record import Record, read_record
 from probes.serving import Served
 from probes.stages import Calibrated, Evaluated, LengthThreshold, Part, Validated
+from probes.weights import Weights
 from sidecar.errors import ArtifactError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -36,18 +39,19 @@ def pack(
 
     version: three numbers; if None, computed against ``previous``, or 1.0.0. failed: pack it though gates failed, and say so in
     the manifest. Raises LabError if a stage is missing or no longer counts, a gate failed and ``failed`` is not given, the
-    calibration cannot be served, or ``into`` holds an artifact that is not ``previous``.
+    tap points cannot be read together, or ``into`` holds an artifact that is not ``previous``.
     """
     record, served = read_record(draft), Draft(draft).served
     _may_be_packed(record, failed=failed)
     before = None if previous is None else _load(previous)
     _may_be_written(into, previous)
-    fields = _fields(record, served, licence)
+    fields = _fields(record, licence)
+    weights = _weights(record, served)
     if before is not None and before.manifest.name != fields["name"]:
         raise LabError(f"{previous}: it is called {before.manifest.name}, and this one {fields['name']}")
-    fields["version"] = agreed_version(version, before, _provisional(fields), served)
+    fields["version"] = agreed_version(version, before, _provisional(fields), weights)
     try:
-        return save_artifact(into, fields, served.directions, served.offsets)
+        return save_artifact(into, fields, weights.directions, weights.offsets)
     except ArtifactError as error:
         raise LabError(f"{draft}: {error.text}") from None
     except OSError as error:
@@ -62,16 +66,11 @@ def _may_be_packed(record: Record, *, failed: bool) -> None:
         raise LabError(
             f"{record.training.store}: the activations that it was trained on are gone, or others stand in their place"
         )
-    if record.calibrated is not None and record.calibrated.knots:
-        raise LabError(
-            "an isotonic calibration cannot be served yet: use `probes calibrate --method temperature` or platt"
-        )
     against = failed_gates(record)
     if against and not failed:
         told = "; ".join(f"{gate.name}: {gate.text}" for gate in against)
-        raise LabError(
-            f"{len(against)} {'gate' if len(against) == 1 else 'gates'} failed ({told}). --failed packs it all the same, and the manifest says so"
-        )
+        gates = "1 gate" if len(against) == 1 else f"{len(against)} gates"
+        raise LabError(f"{gates} failed ({told}). --failed packs it all the same, and the manifest says so")
 
 
 def _may_be_written(into: Path, previous: Path | None) -> None:
@@ -96,7 +95,7 @@ def _provisional(fields: dict[str, Any]) -> Manifest:
         raise LabError(f"the manifest would be wrong at {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def _fields(record: Record, served: Served, licence: str) -> dict[str, Any]:
+def _fields(record: Record, licence: str) -> dict[str, Any]:
     made, facts, calibrated, found = record.training, record.facts, record.calibrated, record.evaluated
     assert facts is not None
     assert calibrated is not None
@@ -113,7 +112,8 @@ def _fields(record: Record, served: Served, licence: str) -> dict[str, Any]:
         "positive_label": plain(made.positive_label),
         "negative_label": plain(made.negative_label),
         "tap_point": made.tap_point,
-        "feature_contract": _contract(record, served),
+        "also": made.also,
+        "feature_contract": _contract(record),
         "model": facts.model.model_dump(mode="json"),
         "evidence": record.evidence.value,
         "training_data": _data(record),
@@ -126,16 +126,28 @@ def _fields(record: Record, served: Served, licence: str) -> dict[str, Any]:
     }
 
 
-def _contract(record: Record, served: Served) -> dict[str, Any]:
+def _weights(record: Record, served: Served) -> Weights:
+    """As an artifact has them: the directions of each tap point in turn. Raises LabError if they are not as wide as its states."""
     made, facts = record.training, record.facts
     assert facts is not None
-    width = facts.widths.get(made.tap_point)
-    if width != served.directions.shape[0]:
-        have = served.directions.shape[0]
-        raise LabError(f"{made.tap_point} has {width} features and the directions {have}: not a probe of one tap point")
+    parts = served.apart(len(made.everywhere))
+    for where, part in zip(made.everywhere, parts, strict=True):
+        width, have = facts.widths.get(where.name), len(part.directions)
+        if width != have:
+            raise LabError(
+                f"{where.name} has {width} features and the directions {have}: they are not of this tap point"
+            )
+    return Weights(
+        np.concatenate([part.directions for part in parts], axis=1), np.concatenate([part.offsets for part in parts])
+    )
+
+
+def _contract(record: Record) -> dict[str, Any]:
+    made, facts = record.training, record.facts
+    assert facts is not None
     return {
-        "hook_point": plain(facts.hook_points[made.tap_point]),
-        "width": width,
+        "hook_point": plain("; ".join(facts.hook_points.get(where.name, "") for where in made.everywhere)),
+        "width": facts.widths.get(made.tap_point),
         "norm": facts.norm,
         "token_span": facts.token_span.value,
         "skip_positions": facts.skip_positions,

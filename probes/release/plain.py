@@ -11,8 +11,11 @@ import numpy.typing as npt
 
 from probes.artifact import Artifact
 from probes.errors import LabError
+from probes.isotonic import last_at_most
 from probes.manifest import Aggregation, Manifest
 from probes.pooling import LINEAR
+from probes.serving import Served
+from probes.stages import Places, named, parse_places
 from sidecar.types import FloatArray, TapPoint
 
 LIMIT_BYTES = 64 << 20
@@ -24,12 +27,12 @@ _MOST_COLUMNS = 16
 class PlainProbe:
     """Readings are ``x @ directions + offsets``. directions: float32 [D, K]; offsets: float32 [K].
 
-    where, aggregation: None if the file does not say.
+    everywhere: the tap points whose states make a row, side by side. everywhere, aggregation: None if the file does not say.
     """
 
     directions: FloatArray
     offsets: FloatArray
-    where: TapPoint | None = None
+    everywhere: Places | None = None
     aggregation: Aggregation | None = None
 
 
@@ -48,20 +51,41 @@ class Outgoing:
     def score_threshold(self) -> float:
         """The score above which it fires, before calibration; the same decisions as the artifact's at any length.
 
-        Raises LabError if thresholds differ by length.
+        Infinite if it always or never fires. Raises LabError if thresholds differ by length.
         """
         threshold, calibration = self.manifest.threshold, self.manifest.calibration
         assert threshold is not None
         assert calibration is not None
         if threshold.buckets:
             raise LabError(f"{self.name}: it has thresholds by length, and that format has room for one")
+        if calibration.knots is not None:
+            return _crossing(np.array(calibration.knots), threshold.probability)
         share = min(max(threshold.probability, 1e-12), 1 - 1e-12)
         return (math.log(share / (1 - share)) - calibration.offset) / calibration.scale
 
 
+def _crossing(knots: npt.NDArray[np.float64], share: float) -> float:
+    """The score above which the probability along the knots is above ``share``."""
+    below = last_at_most(knots, share)
+    if below in (-1, len(knots) - 1):
+        return math.copysign(math.inf, below)
+    (start, least), (stop, most) = knots[below : below + 2].tolist()
+    return float(start + (share - least) / (most - least) * (stop - start))
+
+
 def outgoing(artifact: Artifact) -> Outgoing:
-    about = artifact.manifest
-    return Outgoing(PlainProbe(artifact.directions, artifact.offsets, about.where, about.aggregation), about)
+    """Raises LabError for an artifact that is no probe."""
+    served, about = Served.of(artifact), artifact.manifest
+    return Outgoing(PlainProbe(served.directions, served.offsets, about.everywhere, served.aggregation), about)
+
+
+def at_one_place(out: Outgoing, what: str) -> TapPoint:
+    """The tap point that it reads. Raises LabError if there are several."""
+    if out.manifest.also:
+        raise LabError(
+            f"{out.name}: it reads {named(out.manifest.everywhere)} together, and {what} holds a direction of one tap point"
+        )
+    return out.manifest.where
 
 
 def single(plain: PlainProbe, what: str) -> tuple[npt.NDArray[np.float64], float]:
@@ -79,7 +103,7 @@ def plain_probe(
     path: Path,
     directions: npt.ArrayLike,
     offsets: npt.ArrayLike,
-    where: TapPoint | None = None,
+    everywhere: Places | None = None,
     aggregation: Aggregation | None = None,
 ) -> PlainProbe:
     """Check what a file gave. directions: [D], or [D, K]; offsets: a number, or [K]. Raises LabError naming the file."""
@@ -93,7 +117,7 @@ def plain_probe(
     if len(shifts) != slopes.shape[1]:
         raise LabError(f"{path}: {slopes.shape[1]} directions and {len(shifts)} offsets")
     with np.errstate(over="ignore"):
-        found = PlainProbe(slopes.astype(np.float32), shifts.astype(np.float32), where, aggregation)
+        found = PlainProbe(slopes.astype(np.float32), shifts.astype(np.float32), everywhere, aggregation)
     if not (np.isfinite(found.directions).all() and np.isfinite(found.offsets).all()):
         raise LabError(f"{path}: a weight is not a number, or too large for float32")
     if not found.directions.any(axis=0).all():
@@ -101,13 +125,17 @@ def plain_probe(
     return found
 
 
-def parse_where(path: Path, name: str | None) -> TapPoint | None:
-    if not name:
+def parse_where(path: Path, names: str | None) -> Places | None:
+    """Of one name, or of several with commas between them. Raises LabError."""
+    if not names:
         return None
     try:
-        return TapPoint.parse(name)
+        found = parse_places(*names.split(","))
     except ValueError as error:
         raise LabError(f"{path}: {error}") from None
+    if len(set(found)) < len(found):
+        raise LabError(f"{path}: a tap point is named twice in {names}")
+    return found
 
 
 def parse_aggregation(path: Path, text: str | None) -> Aggregation | None:

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from probes.errors import LabError
 from probes.manifest import Calibration, Manifest
-from probes.release.compare import Pair, fires_at, told
+from probes.quality.scaling import probabilities
+from probes.release.compare import Pair, fires_at
 
 Array = npt.NDArray[np.float64]
 ROWS = 50
@@ -25,7 +26,7 @@ _STRAIGHT = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """probability = sigmoid(scale * score + offset) under the candidate config, at the same thresholds.
+    """A calibration for the candidate config, at the same thresholds.
 
     straight: the largest distance of matched quantiles from the line, in standard deviations of the reference's scores; above .1
     the change is not a shift and a stretch. fires_*: share of all texts that fire, under the reference, the candidate as it is,
@@ -34,8 +35,7 @@ class Proposal:
     """
 
     rows: int
-    scale: float
-    offset: float
+    calibration: Calibration
     threshold: float | None
     straight: float
     fires_reference: float
@@ -58,14 +58,12 @@ def propose(pair: Pair, about: Manifest) -> Proposal:
     if len(before.scores) < ROWS:
         raise LabError(f"{len(before.scores)} texts: a realignment takes at least {ROWS}")
     stretch, shift, straight = _line(after.scores, before.scores)
-    old = about.calibration
-    new = Calibration(kind=old.kind, scale=old.scale * stretch, offset=old.scale * shift + old.offset)
-    realigned = fires_at(about.threshold, told(new, after.scores), after.tokens)
+    new = _moved(about.calibration, stretch, shift)
+    realigned = fires_at(about.threshold, probabilities(new, after.scores), after.tokens)
     share = float(before.fires.mean())
     return Proposal(
         rows=len(before.scores),
-        scale=new.scale,
-        offset=new.offset,
+        calibration=new,
         threshold=None if about.threshold.buckets else _as_many(after.probability, int(before.fires.sum())),
         straight=straight,
         fires_reference=share,
@@ -76,7 +74,17 @@ def propose(pair: Pair, about: Manifest) -> Proposal:
 
 def as_json(proposal: Proposal) -> dict[str, Any]:
     """For whoever packs it: a patch version after review."""
-    return {"labels_used": False, "fits": proposal.fits} | asdict(proposal)
+    calibration = proposal.calibration.model_dump(mode="json", exclude_none=True)
+    return {"labels_used": False, "fits": proposal.fits} | asdict(proposal) | {"calibration": calibration}
+
+
+def _moved(old: Calibration, stretch: float, shift: float) -> Calibration:
+    """What ``old`` makes of ``stretch * score + shift``, as a calibration of the score. Raises LabError if it is none."""
+    if old.knots is None:
+        return Calibration(kind=old.kind, scale=old.scale * stretch, offset=old.scale * shift + old.offset)
+    if not stretch > 0:
+        raise LabError("most of the reference's scores are the same: there is nothing to align")
+    return Calibration(kind=old.kind, knots=tuple(((score - shift) / stretch, share) for score, share in old.knots))
 
 
 def _line(candidate: Array, reference: Array) -> tuple[float, float, float]:

@@ -27,7 +27,10 @@ _LINEAR = frozenset(
 
 
 def write(path: Path, out: Outgoing) -> None:
-    """A LogisticRegression whose decision_function of a text's pooled row is our reading; predict is about 0, not our threshold."""
+    """A LogisticRegression whose decision_function of a text's pooled row is our reading; predict is about 0, not our threshold.
+
+    The row of a probe of several tap points is their pooled rows side by side, in the manifest's order.
+    """
     import skops.io
     from sklearn.linear_model import LogisticRegression
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probes.errors import LabError
-from probes.release.plain import Outgoing, PlainProbe, must_be_small, parse_aggregation, plain_probe
+from probes.release.plain import Outgoing, PlainProbe, at_one_place, must_be_small, parse_aggregation, plain_probe
 from sidecar.types import Site, TapPoint
 
 _ARCHITECTURE = "controlvector"
@@ -27,7 +27,7 @@ def write(path: Path, out: Outgoing, scale: float = 1.0) -> None:
     """Write the unit direction times ``scale``, a length in the residual stream. Raises LabError if it is not of that stream."""
     from gguf import GGUFWriter
 
-    where = out.manifest.where
+    where = at_one_place(out, "a steering vector")
     if where.site is not Site.RESID_POST or where.layer < 1:
         raise LabError(
             f"{out.name}: a steering vector is added to the residual stream after block 1 or later, not at {where.name}"
@@ -65,7 +65,7 @@ def read(path: Path) -> PlainProbe:
     if layer is None:
         raise LabError(f"{path}: its tensor is {name!r}, not direction.LAYER")
     aggregation = parse_aggregation(path, found.aggregation)
-    return plain_probe(path, vector * found.length, found.offset, TapPoint(int(layer[1])), aggregation)
+    return plain_probe(path, vector * found.length, found.offset, (TapPoint(int(layer[1])),), aggregation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from probes.errors import LabError
-from probes.release.plain import Outgoing, PlainProbe, must_be_small, parse_aggregation, parse_where, plain_probe
+from probes.release.plain import (
+    Outgoing,
+    PlainProbe,
+    at_one_place,
+    must_be_small,
+    parse_aggregation,
+    parse_where,
+    plain_probe,
+)
 
 # Ours first; then the names of torch's nn.Linear, whose weight is [K, D].
 _NAMES = (("w", "b"), ("weight", "bias"))
@@ -17,9 +25,9 @@ def write(path: Path, out: Outgoing) -> None:
     """Tensors w, float32 [D] (or [D, K] if there are several directions), and b, float32 [K]; where and how in the metadata."""
     from safetensors.numpy import save_file
 
-    plain, about = out.plain, out.manifest
+    plain, about, where = out.plain, out.manifest, at_one_place(out, "a file of w and b")
     w = plain.directions[:, 0] if plain.directions.shape[1] == 1 else plain.directions
-    told = {"name": about.name, "tap_point": about.tap_point}
+    told = {"name": about.name, "tap_point": where.name}
     if plain.aggregation is not None:
         told["aggregation"] = plain.aggregation.model_dump_json()
     save_file({"w": np.ascontiguousarray(w), "b": np.ascontiguousarray(plain.offsets)}, path, told)

@@ -16,10 +16,9 @@ from probes.manifest import Aggregation, AggregationKind
 from probes.release import npz, sklearn_file, steering, tensors
 from probes.release.plain import Outgoing, PlainProbe, outgoing
 from probes.serving import Served
-from probes.stages import Part, Training
+from probes.stages import Part, Places, Training, named
 from probes.training.table import in_words
 from sidecar.errors import ArtifactError
-from sidecar.types import TapPoint
 
 if TYPE_CHECKING:
     from probes.activations.store import ActivationStore
@@ -49,7 +48,7 @@ _KINDS = {
     AggregationKind.MULTIMAX: "multimax",
 }
 _PLAIN_KIND = "logistic"
-_Said = TypeVar("_Said", TapPoint, Aggregation)
+_Said = TypeVar("_Said", Places, Aggregation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class Origin:
     """What to call an imported probe, and what its file may not say; what the file says, these may not contradict."""
 
     name: str
-    where: TapPoint | None = None
+    everywhere: Places | None = None
     aggregation: Aggregation | None = None
     seed: int = 0
 
@@ -73,8 +72,6 @@ def export_probe(folder: Path, form: str, into: Path, *, scale: float | None = N
         artifact = load_artifact(folder, root=folder)
     except ArtifactError as error:
         raise LabError(f"{folder}: {error.text}") from None
-    if artifact.manifest.also or artifact.manifest.aggregation is None:
-        raise LabError(f"{folder}: not a probe of one tap point")
     out = outgoing(artifact)
     try:
         with tempfile.TemporaryDirectory(prefix=".export-", dir=into.parent) as work:
@@ -96,28 +93,29 @@ def import_probe(path: Path, form: str, store: ActivationStore, origin: Origin, 
     many directions. Raises LabError if the file, the store and ``origin`` do not fit each other.
     """
     plain = FORMATS[form].read(path)
-    where = _agreed(path, "tap point", plain.where, origin.where)
+    everywhere = _agreed(path, "tap point", plain.everywhere, origin.everywhere)
     aggregation = _agreed(path, "aggregation", plain.aggregation, origin.aggregation)
     served = Served(plain.directions, plain.offsets, aggregation)
-    _must_fit(path, served, store, where)
-    training = _training(path, form, store, origin, where, served)
+    _must_fit(path, served, store, everywhere)
+    training = _training(path, form, store, origin, everywhere, served)
     Draft(into).write_trained(training, served)
     return training
 
 
 def _training(
-    path: Path, form: str, store: ActivationStore, origin: Origin, where: TapPoint, served: Served
+    path: Path, form: str, store: ActivationStore, origin: Origin, everywhere: Places, served: Served
 ) -> Training:
     import numpy as np
 
     from probes.auroc import auroc
     from probes.data.parts import assign_parts
+    from probes.kinds.beside import states_at
     from probes.kinds.registry import KINDS
 
     parts = assign_parts(store.texts, origin.seed, outside=frozenset(store.facts.outside))
     select = [row for row, part in enumerate(parts) if part is Part.SELECT]
     labels = np.array([store.texts[row].label for row in select], dtype=np.bool_)
-    scores = served.scores(store.at(where, select))
+    scores = served.scores(states_at(store, everywhere, select))
     if not np.isfinite(scores).all():
         raise LabError(f"{path}: its readings of {store.folder} are not finite")
     kind = _KINDS.get(served.aggregation.kind, _PLAIN_KIND)
@@ -130,7 +128,8 @@ def _training(
         store=str(store.folder.resolve()),
         store_digest=store.digest,
         kind=kind,
-        tap_point=where.name,
+        tap_point=everywhere[0].name,
+        also=tuple(where.name for where in everywhere[1:]),
         aggregation=served.aggregation,
         strength=strengths[len(strengths) // 2],
         seed=origin.seed,
@@ -141,13 +140,15 @@ def _training(
     )
 
 
-def _must_fit(path: Path, served: Served, store: ActivationStore, where: TapPoint) -> None:
+def _must_fit(path: Path, served: Served, store: ActivationStore, everywhere: Places) -> None:
     have, wanted = served.directions.shape[1], served.aggregation.columns
     if have != wanted:
         raise LabError(f"{path}: {have} directions, and {served.aggregation.kind.value} takes {wanted}")
-    width = store.facts.widths.get(where.name)
-    if width is None:
-        raise LabError(f"{store.folder} has no {where.name}; it has {', '.join(store.facts.tap_points)}")
+    widths = store.facts.widths
+    missing = [where.name for where in everywhere if where.name not in widths]
+    if missing:
+        raise LabError(f"{store.folder} has no {', '.join(missing)}; it has {', '.join(store.facts.tap_points)}")
+    width = sum(widths[where.name] for where in everywhere)
     if width != served.directions.shape[0]:
         raise LabError(f"{path}: its directions have {served.directions.shape[0]} features, {store.folder} has {width}")
 
@@ -162,5 +163,5 @@ def _agreed(path: Path, what: str, told: _Said | None, asked: _Said | None) -> _
     return said
 
 
-def _name(said: TapPoint | Aggregation) -> str:
-    return said.name if isinstance(said, TapPoint) else in_words(said)
+def _name(said: Places | Aggregation) -> str:
+    return in_words(said) if isinstance(said, Aggregation) else named(said)

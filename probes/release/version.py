@@ -10,7 +10,7 @@ import numpy as np
 from probes.artifact import Artifact
 from probes.errors import LabError
 from probes.manifest import Manifest
-from probes.serving import Served
+from probes.weights import Weights
 
 FIRST = "1.0.0"
 _FORM = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
@@ -29,13 +29,13 @@ class Change(IntEnum):
     MAJOR = 3
 
 
-def change_from(previous: Artifact, new: Manifest, served: Served) -> Change:
+def change_from(previous: Artifact, new: Manifest, weights: Weights) -> Change:
     """Compare by meaning. Anything that is neither contract nor training (calibration, threshold, evidence, words) is a patch."""
     before = previous.manifest
     if any(getattr(before, name) != getattr(new, name) for name in _CONTRACT):
         return Change.MAJOR
-    same_weights = np.array_equal(previous.directions, served.directions) and np.array_equal(
-        previous.offsets, served.offsets
+    same_weights = np.array_equal(previous.directions, weights.directions) and np.array_equal(
+        previous.offsets, weights.offsets
     )
     if not same_weights or any(getattr(before, name) != getattr(new, name) for name in _RETRAINED):
         return Change.MINOR
@@ -58,7 +58,7 @@ def next_version(previous: str, change: Change) -> str:
     }[change]
 
 
-def agreed_version(asked: str | None, previous: Artifact | None, new: Manifest, served: Served) -> str:
+def agreed_version(asked: str | None, previous: Artifact | None, new: Manifest, weights: Weights) -> str:
     """The version asked for, if it says as much as what has changed; the next one if none was asked for.
 
     Raises LabError for a version that is none, or is too low for the change.
@@ -67,7 +67,7 @@ def agreed_version(asked: str | None, previous: Artifact | None, new: Manifest, 
         parsed(asked)
     if previous is None:
         return asked or FIRST
-    change = change_from(previous, new, served)
+    change = change_from(previous, new, weights)
     least = next_version(previous.manifest.version, change)
     if asked is not None and parsed(asked) < parsed(least):
         raise LabError(

@@ -123,6 +123,8 @@ def layers(training: Training) -> Html | None:
     """Cross-validated quality by layer; one line for each way to train."""
     ways: dict[str, dict[int, Candidate]] = defaultdict(dict)
     for one in training.candidates:
+        if one.also:
+            continue  # it is at no one layer: the table has it
         layer, found = (
             TapPoint.parse(one.tap_point).layer,
             ways[f"{one.kind}, {one.aggregation.kind.value}".replace("_", " ")],
@@ -136,7 +138,8 @@ def layers(training: Training) -> Html | None:
         best_first = sorted(ways.items(), key=lambda item: -max(one.auroc for one in item[1].values()))
         for place, (name, by_layer) in enumerate(best_first):
             _line(axes, name, by_layer, place)
-        axes.axvline(TapPoint.parse(training.tap_point).layer, color=WARN, linewidth=1, linestyle=":", label="chosen")
+        for place, where in enumerate(training.everywhere):
+            axes.axvline(where.layer, color=WARN, linewidth=1, linestyle=":", label=None if place else "chosen")
         axes.set(xlabel="layer", ylabel="AUROC, cross-validated")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

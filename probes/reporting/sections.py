@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from probes.reporting.html import Child, Html, join, table, tag
 from probes.reporting.record import Record
-from probes.stages import Candidate, Evaluated, OperatingPoint, Part, Validated
-from probes.training.table import in_words
+from probes.stages import Candidate, Evaluated, OperatingPoint, Part, Validated, named
+from probes.training.table import in_words, worth
 
 _CANDIDATES = 12
 
@@ -45,9 +45,8 @@ def thresholds(record: Record) -> Html:
     ]
     head = ("tokens from", "fires above", "aimed at", "measured on benign", "rows", "promise")
     prior = f" Probabilities speak of a share of positives of {found.prior:.2%}." if found.prior is not None else ""
-    kind = "isotonic" if found.knots else found.calibration.kind
     errors = f"ECE {found.ece_before:.3f} before, {found.ece_after:.3f} after"
-    text = f"Calibrated by {kind} on {found.rows} texts; {errors}.{prior}"
+    text = f"Calibrated by {found.calibration.kind} on {found.rows} texts; {errors}.{prior}"
     added = tag("p", f"Benign texts were added from {found.benign_from}.") if found.benign_from else None
     return join([tag("p", text), added, table(head, rows, "Thresholds")])
 
@@ -136,22 +135,31 @@ def candidates(record: Record) -> Html:
         )
     best = sorted(made.candidates, key=lambda one: -one.auroc)[:_CANDIDATES]
     rows = [
-        [one.tap_point, one.kind.replace("_", " "), in_words(one.aggregation), f"{one.strength:g}", _with_error(one)]
+        [
+            named(one.everywhere),
+            one.kind.replace("_", " "),
+            in_words(one.aggregation),
+            f"{one.strength:g}",
+            _with_error(one),
+        ]
         for one in best
     ]
     chosen = (
-        f"Chosen: {made.kind.replace('_', ' ')} at {made.tap_point}, {in_words(made.aggregation)}, strength {made.strength:g}; "
-        f"AUROC {made.select_auroc:.3f} on the texts that chose between finalists. "
+        f"Chosen: {made.kind.replace('_', ' ')} at {named(made.everywhere)}, {in_words(made.aggregation)}, "
+        f"strength {made.strength:g}; AUROC {made.select_auroc:.3f} on the texts that chose between finalists. "
         f"{len(made.candidates)} ways were tried in {made.seconds:.0f} s."
     )
     parts = ", ".join(f"{record.count(part)} {part.value}" for part in Part if record.count(part))
     head = ("tap point", "kind", "aggregation", "strength", "AUROC, cross-validated")
-    return join([tag("p", chosen), tag("p", f"Texts: {parts}."), table(head, rows, f"The best {len(rows)} of them")])
+    told = (tag("p", line) for line in worth(made))
+    return join(
+        [tag("p", chosen), *told, tag("p", f"Texts: {parts}."), table(head, rows, f"The best {len(rows)} of them")]
+    )
 
 
 def origin(record: Record) -> Html:
     made, facts = record.training, record.facts
-    rows: list[list[Child]] = [["tap point", tag("code", made.tap_point)], ["seed", f"{made.seed}"]]
+    rows: list[list[Child]] = [["tap point", tag("code", named(made.everywhere))], ["seed", f"{made.seed}"]]
     rows.append(["activations", tag("code", made.store_digest)])
     if facts is not None:
         model = facts.model
@@ -162,7 +170,7 @@ def origin(record: Record) -> Html:
             ["served", f"{model.engine}, {model.dtype}, quantisation {model.quantisation}"],
             ["weights digest", tag("code", model.weights_digest)],
             ["tokenizer digest", tag("code", model.tokenizer_digest)],
-            ["hook point", facts.hook_points.get(made.tap_point, "")],
+            ["hook point", "; ".join(facts.hook_points.get(where.name, "") for where in made.everywhere)],
             ["tokens read", f"{facts.token_span.value}, the first {facts.skip_positions} skipped"],
         ]
     return table(("", ""), rows)

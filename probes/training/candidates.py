@@ -4,44 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
 
 from probes.auroc import auroc
 from probes.errors import LabError
-from probes.kinds.base import ProbeEstimator
-from probes.kinds.descent import MEMORY_BYTES
-from probes.kinds.registry import KINDS, make_estimator
-from probes.kinds.rows import Subset, Texts, held
+from probes.journal import Journal
+from probes.kinds.registry import KINDS
+from probes.kinds.rows import Subset, Texts
 from probes.manifest import Aggregation
-from probes.stages import Candidate
+from probes.stages import Candidate, Places, named
+from probes.training.fitting import Fitting, Way
 from probes.training.folds import folds
-from sidecar.types import BoolArray, TapPoint
+from sidecar.types import BoolArray, IndexArray
 
 Array = npt.NDArray[np.float64]
 Advance = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """One way to train at any tap point."""
-
-    kind: str
-    aggregation: Aggregation
-    strength: float
-
-    def make(self, seed: int) -> ProbeEstimator:
-        return make_estimator(self.kind, self.aggregation, self.strength, seed)
-
-
-@dataclass(frozen=True, slots=True)
 class Rows:
-    """Texts with their labels and what they belong to, one entry a text; ``at``: their states at a tap point."""
+    """Texts with their labels and what they belong to, one entry a text; ``at``: their states at some tap points."""
 
     labels: BoolArray
     groups: tuple[str, ...]
-    at: Callable[[TapPoint], Texts]
+    at: Callable[[Places], Texts]
 
 
 def ways(
@@ -71,40 +60,62 @@ def _ways(kind: str, aggregations: Sequence[Aggregation] | None, strengths: Sequ
             yield Way(kind, aggregation, strength)
 
 
-def survey(
-    rows: Rows, tap_points: Sequence[TapPoint], tried: Sequence[Way], *, seed: int, advance: Advance
-) -> tuple[Candidate, ...]:
-    """Cross-validate everything on everything, the same folds for all. advance: told of each candidate that is done."""
-    parts = folds(rows.labels, rows.groups, seed=seed)
-    found = []
-    for where in tap_points:
-        texts = held(rows.at(where), MEMORY_BYTES)
+class Survey:
+    """Cross-validation of everything on the same folds, each fit done once: what ``kept`` has is not fitted again.
+
+    advance: told of each candidate that is done.
+    """
+
+    def __init__(self, rows: Rows, fitting: Fitting, kept: Journal | None, *, seed: int, advance: Advance) -> None:
+        self._rows = rows
+        self._fitting = fitting
+        self._kept = kept
+        self._seed = seed
+        self._advance = advance
+        self._folds = folds(rows.labels, rows.groups, seed=seed)
+
+    def __call__(self, places: Sequence[Places], tried: Sequence[Way]) -> tuple[Candidate, ...]:
+        """Every way at every place."""
+        return tuple(candidate for everywhere in places for candidate in self._at(everywhere, tried))
+
+    def _at(self, everywhere: Places, tried: Sequence[Way]) -> Iterator[Candidate]:
+        read = cache(lambda: self._fitting.ready(self._rows.at(everywhere)))  # not before a fit needs them
         for way in tried:
-            aurocs = cross_validate(way, texts, rows, parts, seed=seed)
-            found.append(summed_up(where.name, way.kind, way.aggregation, way.strength, aurocs))
-            advance(f"{where.name} {way.kind}")
-    return tuple(found)
+            fits = {
+                _key(everywhere, way, number): partial(self._held_out, way, read, *fold)
+                for number, fold in enumerate(self._folds)
+            }
+            yield _summed_up(everywhere, way, np.array([self._once(key, fit) for key, fit in fits.items()]))
+            self._advance(f"{named(everywhere)} {way.kind}")
+
+    def _once(self, key: str, fit: Callable[[], float]) -> float:
+        if self._kept is None:
+            return fit()
+        if key not in self._kept:
+            self._kept.add(key, fit())
+        return float(self._kept[key])
+
+    def _held_out(self, way: Way, read: Callable[[], Texts], train: IndexArray, held_out: IndexArray) -> float:
+        """AUROC on one fold of a fit on the others."""
+        texts, labels, groups = read(), self._rows.labels, self._rows.groups
+        own = [groups[row] for row in train]
+        fitted = self._fitting.fit(way, Subset(texts, train), labels[train], own, self._seed)
+        return auroc(self._fitting.scores(fitted, Subset(texts, held_out)), labels[held_out])
 
 
-def cross_validate(
-    way: Way, texts: Texts, rows: Rows, parts: Sequence[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]], *, seed: int
-) -> Array:
-    """Held-out AUROC of each fold."""
-    found = []
-    for train, held_out in parts:
-        estimator = way.make(seed)
-        estimator.fit(Subset(texts, train), rows.labels[train], [rows.groups[row] for row in train])
-        found.append(auroc(estimator.decision_function(Subset(texts, held_out)), rows.labels[held_out]))
-    return np.array(found)
+def _key(everywhere: Places, way: Way, fold: int) -> str:
+    return f"{named(everywhere)} {way.kind} {way.aggregation.model_dump_json()} {way.strength!r} {fold}"
 
 
-def summed_up(tap_point: str, kind: str, aggregation: Aggregation, strength: float, aurocs: Array) -> Candidate:
+def _summed_up(everywhere: Places, way: Way, aurocs: Array) -> Candidate:
     """Mean and standard error over folds. Folds share training rows, so the error is on the small side: a rule's, not a claim's."""
+    first, *others = (where.name for where in everywhere)
     return Candidate(
-        tap_point=tap_point,
-        kind=kind,
-        aggregation=aggregation,
-        strength=strength,
+        tap_point=first,
+        also=tuple(others),
+        kind=way.kind,
+        aggregation=way.aggregation,
+        strength=way.strength,
         auroc=float(aurocs.mean()),
         error=float(aurocs.std(ddof=1) / len(aurocs) ** 0.5),
     )

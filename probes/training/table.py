@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from probes.manifest import Aggregation, AggregationKind
-from probes.stages import Candidate, Training
+from probes.stages import Candidate, Places, Training, named
+from probes.training.choice import best_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,21 +33,53 @@ def candidates_table(training: Training) -> Table:
     )
     for column in ("AUROC", "s.e."):  # never cut off where the terminal is narrow
         table.add_column(column, justify="right", min_width=len("> 0.999"), no_wrap=True)
-    table.add_column("tap point", min_width=len(_LONGEST), no_wrap=True)
+    table.add_column("tap point", min_width=len(_LONGEST))  # several stand below each other where it is narrow
     for column in ("kind", "aggregation", "strength"):
         table.add_column(column, no_wrap=True)
     for place, one in enumerate(best):
         chosen = is_chosen(one, training)
         if place < SHOWN or chosen:
             numbers = (f"{'> ' if chosen else ''}{one.auroc:.3f}", f"{one.error:.3f}")
-            way = (one.tap_point, one.kind, in_words(one.aggregation), f"{one.strength:g}")
+            way = (named(one.everywhere), one.kind, in_words(one.aggregation), f"{one.strength:g}")
             table.add_row(*numbers, *way)
     return table
 
 
+def in_one_line(training: Training) -> str:
+    """What was chosen, and how well it did where the choice was made."""
+    return (
+        f"{training.name}: {training.kind} at {named(training.everywhere)}, scored by {in_words(training.aggregation)}, strength "
+        f"{training.strength:g}; AUROC {training.select_auroc:.3f} on the rows that chose between finalists "
+        f"({training.seconds:.0f} s)."
+    )
+
+
+def worth(training: Training) -> Iterator[str]:
+    """What reading several tap points together brought, and what it costs; nothing if it was not tried."""
+    together = [one for one in training.candidates if one.also]
+    alone = [one for one in training.candidates if not one.also]
+    if not together or not alone:
+        return
+    best, single = best_of(together), best_of(alone)
+    gain = best.auroc - single.auroc
+    worthy = gain > best.error
+    taken = "taken" if worthy else "taken because it was asked for"
+    yield (
+        f"{named(best.everywhere)} together: AUROC {best.auroc:.3f}, {gain:+.3f} against {single.tap_point} alone, "
+        f"{'more' if worthy else 'not more'} than a standard error ({best.error:.3f}): "
+        f"{taken if training.also else 'not taken'}."
+    )
+    if training.also:
+        yield (
+            f"It reads {1 + len(training.also)} tap points: at each step the engine hands over the states of each, and each "
+            "needs a positive control."
+        )
+
+
 def is_chosen(candidate: Candidate, training: Training) -> bool:
     return all(
-        getattr(candidate, name) == getattr(training, name) for name in ("tap_point", "kind", "aggregation", "strength")
+        getattr(candidate, name) == getattr(training, name)
+        for name in ("tap_point", "also", "kind", "aggregation", "strength")
     )
 
 
@@ -65,9 +98,9 @@ def in_words(aggregation: Aggregation) -> str:
 
 
 def _best_strengths(candidates: Sequence[Candidate]) -> list[Candidate]:
-    best: dict[tuple[str, str, Aggregation], Candidate] = {}
+    best: dict[tuple[Places, str, Aggregation], Candidate] = {}
     for one in candidates:
-        way = (one.tap_point, one.kind, one.aggregation)
+        way = (one.everywhere, one.kind, one.aggregation)
         if way not in best or one.auroc > best[way].auroc:
             best[way] = one
     return sorted(best.values(), key=lambda one: -one.auroc)

@@ -37,6 +37,15 @@ PROBE_THRESHOLD = "stethoscope.probe.threshold"
 PROBE_READINGS = "stethoscope.probe.readings"
 
 
+def of_medium(medium: str) -> str:
+    """Name how many of the tokens seen are those of an image or the like.
+
+    >>> of_medium("image")
+    'stethoscope.tokens.image'
+    """
+    return f"stethoscope.tokens.{medium}"
+
+
 def of_probe(probe: str, what: str) -> str:
     """Name one fact about one probe on the span itself, where a trace query can ask for it.
 

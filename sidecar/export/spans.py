@@ -18,9 +18,9 @@ from opentelemetry.util.types import AttributeValue
 
 from sidecar.export import semconv
 from sidecar.snapshot import EndedRequest, SignalScore
-from sidecar.types import TraceParent
+from sidecar.types import Medium, TraceParent
 
-_REQUEST_ATTRIBUTES = 9  # of the request itself
+_REQUEST_ATTRIBUTES = 9 + len(Medium)  # of the request itself
 _PROBE_ATTRIBUTES = 5  # of each probe
 UNFINISHED = frozenset({"evicted", "model_changed", "shutdown"})  # the scores cover only part of the request
 
@@ -129,6 +129,8 @@ def _span_attributes(ended: EndedRequest, limit: int | None) -> Iterator[tuple[s
         yield semconv.ADAPTER, ended.adapter
     yield semconv.TOKENS_SEEN, ended.tokens_seen
     yield semconv.TOKENS_UNSEEN, ended.tokens_unseen
+    for medium, tokens in ended.media:
+        yield semconv.of_medium(medium), tokens
     yield semconv.ENDED_BY, ended.ended_by
     yield semconv.FLAGGED, ended.flagged
     if len(shown) < len(scores):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, replace
 from itertools import islice
-from typing import TypeVar
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from sidecar.clock import Clock
 from sidecar.config import Limits
 from sidecar.judge.aggregate import Aggregates
 from sidecar.judge.buckets import EXEMPLAR
+from sidecar.judge.calibration import Calibrations
 from sidecar.judge.kinds import CountArray, DoubleArray, Grouped
 from sidecar.judge.policy import Policy
 from sidecar.judge.readiness import Readiness
@@ -28,17 +28,6 @@ from sidecar.types import Action, BoolArray, EngineId, Evidence, FloatArray, Req
 
 _ENDED_AT_ONCE = 32
 _EXEMPLARS_EVERY_S = 1.0  # finer than any scrape; a step's cost must not grow with the number of traces
-
-
-_Floats = TypeVar("_Floats", DoubleArray, FloatArray)
-
-
-def sigmoid(z: _Floats) -> _Floats:
-    """1 / (1 + exp(-z)), without overflow for any finite z; float32 for float32."""
-    halved: _Floats = np.tanh(0.5 * z)
-    halved += 1.0
-    halved *= 0.5
-    return halved
 
 
 class Judge:
@@ -57,10 +46,7 @@ class Judge:
         self.evicted = 0
         self.weight = 1  # how many requests a new one stands for, while the taps are asked for fewer than usual
         self._aggregates = Aggregates(signals, limits.requests)
-        self._scale = np.array([signal.scale for signal in signals])
-        self._offset = np.array([signal.offset for signal in signals])
-        # For histograms: their bins are 9 % wide, and float32 takes a third of the time.
-        self._scale32, self._offset32 = self._scale.astype(np.float32), self._offset.astype(np.float32)
+        self._calibrations = Calibrations(signals)
         self._thresholds = Thresholds(signals)
         self._may_flag = np.array([signal.may_flag for signal in signals], dtype=np.bool_)
         self._readiness = Readiness(signals)
@@ -103,14 +89,14 @@ class Judge:
         slots = np.array([request.slot for request in tracked], dtype=np.intp)
         self._aggregates.update(Grouped(readings.values, readings.valid, batch.segments.starts, slots))
         scores, counts = self._aggregates.state_of(slots)
-        logits = scores * self._scale + self._offset  # [G, S]
+        lines = self._calibrations.lines(scores)  # [G, S]
         ready = self._readiness.of(batch, counts)
         ready[[group for group, request in enumerate(tracked) if request.adapter]] = False  # shown, and never acts
-        near = (logits >= self._thresholds.near(counts)) & self._may_flag & ready
+        near = (lines >= self._thresholds.near(counts)) & self._may_flag & ready
         told: Iterable[int] = (
             range(len(tracked)) if batch.verdict_within_s else np.flatnonzero(near.any(axis=1)).tolist()
         )
-        verdicts = [self._verdict(tracked[group], near[group], logits[group], counts[group]) for group in told]
+        verdicts = [self._verdict(tracked[group], near[group], lines[group], counts[group]) for group in told]
         if not batch.verdict_within_s:
             return tuple(verdict for verdict in verdicts if verdict.signals)
         nothing = np.zeros_like(readings.late)
@@ -138,6 +124,9 @@ class Judge:
             tracked.append(request)
         for index, tokens in segments.unseen_tokens.items():
             tracked[index].tokens_unseen += tokens
+        for index in segments.media:
+            for medium, tokens in segments.media_rows(index).items():
+                tracked[index].media[medium] = tracked[index].media.get(medium, 0) + tokens
         return tracked
 
     def _make_room(self) -> None:
@@ -146,11 +135,12 @@ class Judge:
         self.evicted += oldest not in self._over
         self._end(oldest, self._over.pop(oldest, "evicted"))
 
-    def _verdict(self, request: Tracked, near: BoolArray, logits: DoubleArray, counts: CountArray) -> Verdict:
+    def _verdict(self, request: Tracked, near: BoolArray, lines: DoubleArray, counts: CountArray) -> Verdict:
         close = np.flatnonzero(near)
         if not len(close):
             return Verdict(request.key[1], Action.ALLOW)
-        scores, thresholds = sigmoid(logits[close]), self._thresholds.of(counts)[close]
+        scores = self._calibrations.probabilities(lines[close], close)
+        thresholds = self._thresholds.of(counts)[close]
         over = ~(scores <= thresholds)
         flagged = []
         told = (close[over].tolist(), scores[over].tolist(), thresholds[over].tolist())
@@ -174,7 +164,7 @@ class Judge:
         segments, valid = batch.segments, readings.valid
         if any(segments.canaries):
             valid = valid & ~np.repeat(np.array(segments.canaries), segments.rows)[:, None]
-        scores = sigmoid(self._tokens(readings.values) * self._scale32 + self._offset32)  # [T, S]
+        scores = self._calibrations.of_tokens(self._tokens(readings.values))  # [T, S]
         weight = readings.weight * steps
         same = int(weight[0]) if len(weight) and (weight == weight[0]).all() else 0
         if same and valid.all():
@@ -243,7 +233,7 @@ class Judge:
     def _finish(self, request: Tracked, why: str) -> None:
         slot = np.array([request.slot], dtype=np.intp)
         (raw,), (counts,) = self._aggregates.state_of(slot)
-        scores = sigmoid(raw * self._scale + self._offset)
+        scores = self._calibrations.probabilities(self._calibrations.lines(raw), np.arange(len(raw)))
         self._aggregates.reset(request.slot)
         read, thresholds = np.flatnonzero(counts), self._thresholds.of(counts)
         if not request.canary:
@@ -280,5 +270,6 @@ class Judge:
                 request.route,
                 request.canary,
                 request.adapter,
+                tuple(sorted(request.media.items())),
             )
         )

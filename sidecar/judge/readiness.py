@@ -30,6 +30,7 @@ class Readiness:
         if self._any_prompt_only:
             segments = batch.segments
             newest = segments.positions[segments.starts + segments.rows - 1].astype(np.int64)
-            complete = (segments.phases != Phase.PREFILL) | (newest + 1 >= segments.prompt_tokens)
+            beyond = (segments.phases != Phase.PREFILL) & (segments.phases != Phase.ENCODER)
+            complete = beyond | (newest + 1 >= segments.prompt_tokens)
             ready &= complete[:, None] | ~self._prompt_only
         return ready

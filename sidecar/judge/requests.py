@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from sidecar.traceparent import parse_traceparent
-from sidecar.types import EngineId, RequestId, Segments, TraceParent
+from sidecar.types import EngineId, Medium, RequestId, Segments, TraceParent
 
 Key = tuple[EngineId, RequestId]
 
@@ -26,6 +26,7 @@ class Tracked:
     seen_s: float = 0.0
     tokens_seen: int = 0
     tokens_unseen: int = 0
+    media: dict[Medium, int] = field(default_factory=dict)  # tokens seen that are no text
     flagged: set[int] = field(default_factory=set)  # indices of signals that crossed their threshold
 
 

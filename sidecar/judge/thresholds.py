@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from probes.isotonic import last_at_most
 from sidecar.judge.kinds import CountArray, DoubleArray
 from sidecar.reading.plan import Signal
 
@@ -14,9 +15,10 @@ _NEVER = np.iinfo(np.int32).max
 
 
 class Thresholds:
-    """Of S signals, as probabilities and as logits a little below them: scores under these need no sigmoid.
+    """Of S signals, as probabilities and, in the numbers of `Calibrations.lines`, a little below them: what is under needs no more.
 
-    A threshold of 0 or 1 is minus or plus infinity as a logit: everything is near it, or nothing.
+    For a sigmoid that is the logit: of a threshold of 0 or 1 it is minus or plus infinity, everything is near it, or nothing. For
+    a table it is the last knot whose probability does not lie above the threshold.
     """
 
     def __init__(self, signals: Sequence[Signal]) -> None:
@@ -33,9 +35,14 @@ class Thresholds:
                 self._probabilities[i, k + 1 :] = threshold
         with np.errstate(divide="ignore"):
             self._near = np.log(self._probabilities) - np.log1p(-self._probabilities) - _NEAR
+        for i, signal in enumerate(signals):
+            if signal.knots:
+                self._near[i] = [
+                    _near_along(np.array(signal.knots), share) for share in self._probabilities[i].tolist()
+                ]
 
     def near(self, counts: CountArray) -> DoubleArray:
-        """Logits [G, S], or [S] if lengths do not matter, from which on a score is worth a sigmoid. counts: tokens read [G, S]."""
+        """[G, S], or [S] if lengths do not matter: from which line on a score is worth its probability. counts: tokens [G, S]."""
         return self._near[self._signals, self._bucket(counts)] if self._edges.size else self._near[:, 0]
 
     def of(self, counts: CountArray) -> DoubleArray:
@@ -45,3 +52,11 @@ class Thresholds:
     def _bucket(self, counts: CountArray) -> CountArray:
         reached: CountArray = (counts[..., None] >= self._edges).sum(axis=-1, dtype=np.int32)
         return reached
+
+
+def _near_along(knots: DoubleArray, share: float) -> float:
+    """The score below which nothing lies above ``share``."""
+    last = last_at_most(knots, share)
+    if last == len(knots) - 1:
+        return np.inf
+    return -np.inf if last < 0 else float(knots[last, 0])

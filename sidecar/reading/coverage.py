@@ -18,7 +18,7 @@ from sidecar.reading.engines import Engine
 from sidecar.reading.plan import Plan
 from sidecar.reading.read import TapRead
 from sidecar.snapshot import CoverageSnapshot
-from sidecar.types import EngineId, TapLedgerCounts, TapPoint, TrafficReport, UnseenReason
+from sidecar.types import EngineId, Stack, TapLedgerCounts, TapPoint, TrafficReport, UnseenReason
 
 _SAMPLE_S = 0.2  # finer than the lag by far, and few enough to keep
 _MIN_CONTROL_ROWS = 20  # below, one odd token could turn a tap point blind
@@ -152,11 +152,12 @@ class Coverage:
         for reason, tokens in unseen.items():
             self.unseen[reason] += tokens
         self.taps = _added(self.taps, report.tap, TapLedgerCounts() if before is None else before.tap)
-        computed = report.tokens_computed - (0 if before is None else before.tokens_computed)
-        expected = max(0, computed - unseen.get(UnseenReason.SAMPLING, 0))
+        grown = {
+            stack: max(0, report.expected(stack) - (0 if before is None else before.expected(stack))) for stack in Stack
+        }
         for where, tap in self._taps.items():
-            tap.expected += expected
-            tap.missing += engine.share(where).expect(expected)
+            tap.expected += grown[where.stack]
+            tap.missing += engine.share(where).expect(grown[where.stack])
         self.sample()
 
     def saw(self, engine: EngineId, reads: Iterable[TapRead]) -> None:

@@ -45,6 +45,9 @@ class Signal:
     also: tuple[TapPoint, ...] = ()  # further tap points, whose readings are added
     buckets: tuple[tuple[int, float], ...] = ()  # (tokens read, threshold from there on), by rising length
     failed: bool = False  # a gate before its release: shown, never flagging
+    knots: tuple[
+        tuple[float, float], ...
+    ] = ()  # (score, probability) of an isotonic calibration, in place of scale and offset
 
     @property
     def may_flag(self) -> bool:
@@ -273,4 +276,5 @@ def _signal(artifact: Artifact, column: int, evidence: Evidence, reason: str) ->
         manifest.everywhere[1:],
         tuple((bucket.min_tokens, bucket.probability) for bucket in manifest.threshold.buckets),
         bool(manifest.failed),
+        manifest.calibration.knots or (),
     )

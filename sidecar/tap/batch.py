@@ -12,7 +12,7 @@ from protos.stethoscope.v1 import ingest_pb2
 from sidecar.ring import aligned
 from sidecar.tap.step import CapturedStep, Sample, States, StepSegment, payload_bytes, wire_bytes
 from sidecar.tap.wire import UNSEEN, tap_point
-from sidecar.types import ElementType, Phase
+from sidecar.types import ElementType, Medium, Phase
 
 # What a sidecar accepts by default, with room: 24 MiB, 16384 rows and 1024 segments a message.
 MESSAGE_BYTES = 16 << 20
@@ -28,7 +28,17 @@ _ELEMENT = {
     ElementType.BF16: ingest_pb2.ELEMENT_TYPE_BF16,
 }
 _Holder: TypeAlias = ingest_pb2.TapTensor | ingest_pb2.RawSample
-_PHASE = {Phase.PREFILL: ingest_pb2.PHASE_PREFILL, Phase.DECODE: ingest_pb2.PHASE_DECODE}
+_PHASE = {
+    Phase.PREFILL: ingest_pb2.PHASE_PREFILL,
+    Phase.DECODE: ingest_pb2.PHASE_DECODE,
+    Phase.ENCODER: ingest_pb2.PHASE_ENCODER,
+    Phase.TIMESTEP: ingest_pb2.PHASE_TIMESTEP,
+}
+_MEDIUM = {
+    Medium.IMAGE: ingest_pb2.MEDIUM_IMAGE,
+    Medium.VIDEO: ingest_pb2.MEDIUM_VIDEO,
+    Medium.AUDIO: ingest_pb2.MEDIUM_AUDIO,
+}
 _NOT_A_LABEL = re.compile(r"[^A-Za-z0-9._:/@#+=~-]+")
 
 
@@ -150,6 +160,7 @@ def _cut(segment: StepSegment, offset: int, take: int) -> StepSegment:
         segment.phase,
         segment.prompt_tokens,
         () if offset else segment.unseen,  # said once
+        segment.media,
     )
 
 
@@ -172,6 +183,8 @@ def _fill(wire: ingest_pb2.Segments, segments: tuple[StepSegment, ...]) -> None:
     for index, segment in enumerate(segments):
         for reason, tokens in segment.unseen:
             wire.unseen.add(segment=index, reason=UNSEEN[reason], tokens=tokens)
+        for span in segment.media_here():
+            wire.media.add(segment=index, medium=_MEDIUM[span.medium], position=span.position, tokens=span.tokens)
 
 
 def _column(clean: Callable[[str], str], texts: list[str]) -> list[str]:

@@ -12,6 +12,10 @@ class Unsupported(Exception):  # noqa: N818 - an outcome, not an error of ours
     """The tap cannot tell whose rows these are: count the step's tokens, capture nothing."""
 
 
+class TapRefusedError(Exception):
+    """This engine is not tapped, and serves on; the text says why, for people."""
+
+
 class Faults:
     """Counts by kind. Kinds are our own words, so there are few."""
 

@@ -7,7 +7,7 @@ import json
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from sidecar.types import ModelIdentity
+from sidecar.types import ModelIdentity, Stack
 
 if TYPE_CHECKING:
     import torch
@@ -54,14 +54,17 @@ def identify(model: torch.nn.Module, tokenizer: Any = None, *, name: str = "") -
     """Name a loaded transformers model exactly. The tokenizer may be missing: its digest is then "not known"."""
     import transformers
 
+    from sidecar.tap.transformers.blocks import find_stacks
+
     config: Any = model.config
     text_config: Any = config.get_text_config(decoder=True)
     quantisation = getattr(config, "quantization_config", None)
     dtype = next(model.parameters()).dtype
+    depths = {stack: len(parts.blocks) for stack, parts in find_stacks(model).items()}
     return ModelIdentity(
         name=name or PurePath(str(getattr(config, "_name_or_path", ""))).name or type(model).__name__,
         architecture=type(model).__name__,
-        layers=int(text_config.num_hidden_layers),
+        layers=depths[Stack.DECODER],
         width=int(text_config.hidden_size),
         weights_digest=weights_digest(model),
         tokenizer_digest=tokenizer_digest(tokenizer),
@@ -69,4 +72,5 @@ def identify(model: torch.nn.Module, tokenizer: Any = None, *, name: str = "") -
         quantisation="none" if quantisation is None else str(getattr(quantisation, "quant_method", quantisation)),
         engine="transformers",
         engine_version=str(transformers.__version__),
+        encoder_layers=depths.get(Stack.ENCODER, 0),
     )

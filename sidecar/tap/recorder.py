@@ -18,7 +18,7 @@ from sidecar.tap.plan import FetchedPlan
 from sidecar.tap.sampler import Sampler
 from sidecar.tap.step import CapturedStep, Request, RequestInfo, States, StepSegment, wire_bytes, wire_id
 from sidecar.tap.traffic import StepTally
-from sidecar.types import Mode, Phase, SamplingPolicy, TapPoint, UnseenReason
+from sidecar.types import Mode, Phase, SamplingPolicy, Stack, TapPoint, UnseenReason
 
 
 class Span(NamedTuple):
@@ -46,6 +46,8 @@ class OpenStep:
     at_end: Callable[[], None] | None = None  # the adapter's last work on it, before it is handed over; raises nothing
     plan: FetchedPlan | None = None  # what the rows are multiplied by, the whole step long; None: they go as they are
     sampled_steps: float = 0.0  # with a plan: the share of steps that carry a few rows as they are
+    phase: Phase | None = None  # of all of its segments; None: prefill or decode, by the length of each prompt
+    rows_computed: int = 0  # chosen or not; of a timestep, else not told
 
     @property
     def solid(self) -> bool:
@@ -91,12 +93,23 @@ class Recorder:
         """Tell the sidecar which of its requests ended."""
         self._client.finish(request.wire_id for request in requests if request.captured)
 
-    def begin(self, spans: Iterable[Span], *, capture: bool = True) -> None:
-        """A step starts. ``capture`` is False if no tap point is asked for: its tokens are then left out on purpose."""
+    def begin(
+        self,
+        spans: Iterable[Span],
+        *,
+        capture: bool = True,
+        stack: Stack = Stack.DECODER,
+        phase: Phase | None = None,
+    ) -> None:
+        """A step of one stack starts. ``capture`` is False if no tap point is asked for there: its tokens are left out on purpose.
+
+        phase: that of all rows; by default an encoder's own, or prefill and decode by the prompts' lengths.
+        """
         self.abandon()
         if self.off:
             return
-        step = OpenStep(next(self._numbers), StepTally())
+        phase = Phase.ENCODER if stack is Stack.ENCODER else phase
+        step = OpenStep(next(self._numbers), StepTally(stack=stack), phase=phase)
         sampler = self._current_sampler()
         passed = 0
         for span in spans:
@@ -160,11 +173,11 @@ class Recorder:
             self.fail()
             self.end()
 
-    def count(self, tokens: int, reason: UnseenReason) -> None:
+    def count(self, tokens: int, reason: UnseenReason, stack: Stack = Stack.DECODER) -> None:
         """A step that cannot be captured at all."""
         self.abandon()
         if not self.off:
-            self._client.traffic.add(StepTally(tokens, 0, {reason: tokens}))
+            self._client.traffic.add(StepTally(tokens, 0, {reason: tokens}, stack))
 
     def _current_sampler(self) -> Sampler:
         policy = self._own_policy if self._own_policy is not None else self._client.policy
@@ -211,12 +224,13 @@ class Recorder:
         else:
             step.rows.extend(row + offset for offset in offsets)
             positions = [first + offset for offset in offsets]
-        phase = Phase.PREFILL if first < request.prompt_tokens else Phase.DECODE
+        phase = step.phase or (Phase.PREFILL if first < request.prompt_tokens else Phase.DECODE)
         unseen: tuple[tuple[UnseenReason, int], ...] = ()
         if request.carried:
             unseen = tuple(request.carried.items())
             request.carried = {}
-        segment = StepSegment(request.info, request.wire_id, positions, phase, request.prompt_tokens, unseen)
+        media = () if phase is Phase.DECODE else tuple(request.media)
+        segment = StepSegment(request.info, request.wire_id, positions, phase, request.prompt_tokens, unseen, media)
         step.owners.append(request)
         step.segments.append(segment)
         request.captured = True

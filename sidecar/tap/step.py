@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sidecar.types import ElementType, Phase, TapPoint, UnseenReason
+from sidecar.types import ElementType, MediaSpan, Phase, TapPoint, UnseenReason
 
 _ID = re.compile(r"[A-Za-z0-9._:/@#+=~-]{1,256}")
 
@@ -115,9 +115,14 @@ class Request:
     lost: bool = False  # the engine no longer tells at which positions its rows are: they are counted, not captured
     gap: UnseenReason = UnseenReason.PREFIX_CACHE  # why positions are passed over
     carried: dict[UnseenReason, int] = field(default_factory=dict)  # unseen since its last segment
+    media: list[MediaSpan] = field(default_factory=list)  # in its sequence, as far as it is known; by position
 
     def carry(self, reason: UnseenReason, tokens: int) -> None:
         self.carried[reason] = self.carried.get(reason, 0) + tokens
+
+    def pass_on(self) -> None:
+        """Its encoder has run: the decoder counts positions anew."""
+        self.next_position = self.prompt_tokens = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,14 @@ class StepSegment:
     phase: Phase
     prompt_tokens: int
     unseen: tuple[tuple[UnseenReason, int], ...] = ()
+    media: tuple[MediaSpan, ...] = ()
+
+    def media_here(self) -> Iterator[MediaSpan]:
+        """Those that hold one of the segment's positions."""
+        for span in self.media:
+            place = bisect_left(self.positions, span.position)
+            if place < len(self.positions) and self.positions[place] < span.position + span.tokens:
+                yield span
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
-from sidecar.types import UnseenReason
+from sidecar.types import Stack, UnseenReason
 
 
 @dataclass(slots=True)
@@ -15,6 +15,7 @@ class StepTally:
     tokens: int = 0
     requests: int = 0
     unseen: dict[UnseenReason, int] = field(default_factory=dict)
+    stack: Stack = Stack.DECODER  # whose step it is
 
     def miss(self, reason: UnseenReason, tokens: int) -> None:
         self.unseen[reason] = self.unseen.get(reason, 0) + tokens
@@ -28,6 +29,8 @@ class TrafficCounts:
     tokens_computed: int = 0
     requests: int = 0
     unseen: tuple[tuple[UnseenReason, int], ...] = ()
+    encoder_computed: int = 0  # of tokens_computed
+    encoder_left_out: int = 0  # of those, by sampling
 
 
 class TrafficMeter:
@@ -39,6 +42,7 @@ class TrafficMeter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._step = self._tokens = self._requests = 0
+        self._encoder_tokens = self._encoder_left_out = 0
         self._unseen = dict.fromkeys(UnseenReason, 0)
 
     def add(self, tally: StepTally) -> None:
@@ -48,6 +52,9 @@ class TrafficMeter:
             self._requests += tally.requests
             for reason, tokens in tally.unseen.items():
                 self._unseen[reason] += tokens
+            if tally.stack is Stack.ENCODER:
+                self._encoder_tokens += tally.tokens
+                self._encoder_left_out += tally.unseen.get(UnseenReason.SAMPLING, 0)
 
     def miss(self, reason: UnseenReason, tokens: int) -> None:
         """Tokens of an earlier step that turned out to be lost."""
@@ -57,4 +64,5 @@ class TrafficMeter:
     def counts(self) -> TrafficCounts:
         with self._lock:
             unseen = tuple((reason, tokens) for reason, tokens in self._unseen.items() if tokens)
-            return TrafficCounts(self._step, self._tokens, self._requests, unseen)
+            encoder = (self._encoder_tokens, self._encoder_left_out)
+            return TrafficCounts(self._step, self._tokens, self._requests, unseen, *encoder)

@@ -17,6 +17,7 @@ from sidecar.types import (
     ModelIdentity,
     SamplingPolicy,
     Site,
+    Stack,
     TapLedgerCounts,
     TapPoint,
     UnseenReason,
@@ -30,6 +31,8 @@ _SITE = {
     Site.MLP_OUT: ingest_pb2.SITE_MLP_OUT,
 }
 _SITE_OF: dict[int, Site] = {number: site for site, number in _SITE.items()}
+_STACK = {Stack.DECODER: ingest_pb2.STACK_UNSPECIFIED, Stack.ENCODER: ingest_pb2.STACK_ENCODER}
+_STACK_OF: dict[int, Stack] = {number: stack for stack, number in _STACK.items()}
 UNSEEN = {
     UnseenReason.PREFIX_CACHE: ingest_pb2.UNSEEN_REASON_PREFIX_CACHE,
     UnseenReason.SAMPLING: ingest_pb2.UNSEEN_REASON_SAMPLING,
@@ -57,12 +60,12 @@ class Settings:
 
 
 def settings(control: ingest_pb2.Control) -> Settings:
-    """Tap points at sites that this version does not know are left out: they cannot be captured."""
+    """Tap points that this version does not know are left out: they cannot be captured."""
     wire = control.sampling
     policy = SamplingPolicy(
         _share(wire.request_fraction), max(1, wire.token_stride), wire.first_tokens, wire.last_tokens
     )
-    points = tuple(TapPoint(p.layer, _SITE_OF[p.site]) for p in control.tap_points if p.site in _SITE_OF)
+    points = tuple(_point(one) for one in control.tap_points if _known(one))
     mode = Mode.PROJECTED if control.mode == ingest_pb2.CAPTURE_MODE_PROJECTED else Mode.RAW
     return Settings(control.plan_generation, policy, points, mode, _share(control.sampled_steps))
 
@@ -79,8 +82,7 @@ def plan_request(known_generation: int) -> bytes:
 def fetched_plan(raw: bytes) -> FetchedPlan:
     """Raises ValueError or DecodeError if it is none. Has no points if the caller has this generation already."""
     response = control_pb2.FetchPlanResponse.FromString(raw)
-    known = (one for one in response.tensors if one.tap_point.site in _SITE_OF)
-    points = {TapPoint(one.tap_point.layer, _SITE_OF[one.tap_point.site]): _point_plan(one) for one in known}
+    points = {_point(one.tap_point): _point_plan(one) for one in response.tensors if _known(one.tap_point)}
     return FetchedPlan(response.generation, points)
 
 
@@ -113,6 +115,7 @@ def register_request(
         quantisation=_fact(model.quantisation),
         engine=_fact(model.engine),
         engine_version=_fact(model.engine_version),
+        encoder_layers=model.encoder_layers,
     )
     return control_pb2.RegisterRequest(engine_id=engine_id, model=identity, traffic=traffic).SerializeToString()
 
@@ -131,6 +134,8 @@ def traffic_report(engine_id: str, counts: TrafficCounts, ledger: TapLedgerCount
             unknown=ledger.unknown,
             dropped=ledger.dropped,
         ),
+        encoder_tokens_computed=counts.encoder_computed,
+        encoder_tokens_left_out=counts.encoder_left_out,
     )
 
 
@@ -153,7 +158,15 @@ def _unseen(counts: Iterable[tuple[UnseenReason, int]]) -> list[ingest_pb2.Unsee
 
 
 def tap_point(point: TapPoint) -> ingest_pb2.TapPoint:
-    return ingest_pb2.TapPoint(layer=point.layer, site=_SITE[point.site])
+    return ingest_pb2.TapPoint(layer=point.layer, site=_SITE[point.site], stack=_STACK[point.stack])
+
+
+def _known(wire: ingest_pb2.TapPoint) -> bool:
+    return wire.site in _SITE_OF and wire.stack in _STACK_OF
+
+
+def _point(wire: ingest_pb2.TapPoint) -> TapPoint:
+    return TapPoint(wire.layer, _SITE_OF[wire.site], _STACK_OF[wire.stack])
 
 
 def _fact(text: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sidecar.snapshot import EndedRequest, SignalScore
-from sidecar.types import Evidence, TraceParent
+from sidecar.types import Evidence, Medium, TraceParent
 
 _PACKET = 4 << 20
 
@@ -65,11 +65,12 @@ def _packed(one: EndedRequest) -> list[Any]:
         one.route,
         one.canary,
         one.adapter,
+        one.media,
     ]
 
 
 def _unpacked(what: list[Any]) -> EndedRequest:
-    request_id, engine_id, parent, started, ended, seen, unseen, scores, *rest = what
+    request_id, engine_id, parent, started, ended, seen, unseen, scores, ended_by, route, canary, adapter, media = what
     return EndedRequest(
         request_id,
         engine_id,
@@ -79,5 +80,9 @@ def _unpacked(what: list[Any]) -> EndedRequest:
         seen,
         unseen,
         tuple(SignalScore(name, version, Evidence(evidence), *numbers) for name, version, evidence, *numbers in scores),
-        *rest,
+        ended_by,
+        route,
+        canary,
+        adapter,
+        tuple((Medium(medium), tokens) for medium, tokens in media),
     )

@@ -121,6 +121,7 @@ def _signal(facts: Mapping[str, Any]) -> Signal:
             "evidence": Evidence(facts["evidence"]),
             "also": tuple(TapPoint.parse(name) for name in facts["also"]),
             "buckets": tuple((tokens, threshold) for tokens, threshold in facts["buckets"]),
+            "knots": tuple((score, share) for score, share in facts["knots"]),
         }
     )
 

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
+
+# Ray is an extra. Where it is not installed there is nothing to be claimed, and no test.
+collect_ignore = [] if importlib.util.find_spec("ray") else ["test_ray.py"]
 
 
 @pytest.fixture

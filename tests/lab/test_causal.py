@@ -25,7 +25,7 @@ from probes.manifest import Aggregation, AggregationKind
 from probes.stages import Gate, Validated
 from sidecar.types import Evidence, Site, TapPoint
 from tests.lab.drafts import PASSED, calibration, evaluation
-from tests.lab.toy import BLOCKS, TAP, UNUSED, USED, WIDTH, axis, toy_draft, toy_model, toy_store, toy_texts
+from tests.lab.toy import ANSWER, BLOCKS, TAP, UNUSED, USED, WIDTH, axis, toy_draft, toy_model, toy_store, toy_texts
 
 SETTINGS = Settings(texts=40, randoms=19)  # the fewest of both that can show anything
 
@@ -197,8 +197,53 @@ def test_several_heads_are_taken_out_together(lab: LabModel, store: ActivationSt
     draft = toy_draft(tmp_path / "draft", store, heads, two)
     with Progress(disable=True) as bars:
         bench, _ = open_case(draft, lab, SETTINGS).bench(bars)
-    assert bench.probe.rank == bench.basis(0).shape[1] == 2
+    (stand,) = bench.stands
+    assert stand.probe.rank == stand.basis(0).shape[1] == 2
     assert run(draft, lab).evidence is Evidence.USED
+
+
+TWO = (TAP, TapPoint(2))
+
+
+@pytest.fixture(scope="module")
+def two(lab: LabModel, tmp_path_factory: pytest.TempPathFactory) -> ActivationStore:
+    return toy_store(tmp_path_factory.mktemp("two") / "acts", lab, toy_texts(), *TWO[:1], TWO[1:])
+
+
+def of_two(folder: Path, store: ActivationStore, first: int, second: int) -> Draft:
+    return toy_draft(folder, store, np.concatenate([axis(first), axis(second)]), where=TWO[0], also=TWO[1:])
+
+
+def test_a_probe_of_two_layers_is_changed_at_both(lab: LabModel, two: ActivationStore, tmp_path: Path) -> None:
+    """Block 1's states carry what block 2 reads, and block 2's what it has put for the head to see."""
+    found = run(of_two(tmp_path / "draft", two, USED, ANSWER), lab)
+    assert found.evidence is Evidence.USED
+    passed = {name for name, one in by_name(found).items() if one.passed}
+    assert passed >= {
+        "ablate",
+        "patch",
+        "steer_2sd",
+        "ablate_after",
+    }  # LEACE sees means, and the answer is in the last state
+    assert found.interventions[0].text.startswith("At blocks.1.resid_post + blocks.2.resid_post, every state's part")
+    assert "along that of the nearest below" in by_name(found)["ablate_after"].text
+    assert gate(found, "erased").passed
+
+
+def test_a_second_layer_that_is_used_is_found_beside_a_first_that_is_not(
+    lab: LabModel, two: ActivationStore, tmp_path: Path
+) -> None:
+    alone = run(of_two(tmp_path / "neither", two, UNUSED, UNUSED), lab)
+    assert not gate(alone, "needed").passed
+    found = run(of_two(tmp_path / "second", two, UNUSED, ANSWER), lab)
+    assert by_name(found)["ablate"].passed
+    assert by_name(found)["patch"].passed
+    with Progress(disable=True) as bars:
+        bench, _ = open_case(of_two(tmp_path / "again", two, UNUSED, ANSWER), lab, SETTINGS).bench(bars)
+    first, second = bench.stands
+    assert not np.allclose(first.basis(0), second.basis(0))
+    assert np.array_equal(first.probe.along, axis(UNUSED))
+    assert np.array_equal(second.probe.along, axis(ANSWER))
 
 
 def test_isotropic_rivals_take_no_more_out_than_the_probe(
@@ -207,8 +252,9 @@ def test_isotropic_rivals_take_no_more_out_than_the_probe(
     draft = toy_draft(tmp_path / "draft", store, axis(25) * 0.5 + axis(5))  # axis 25 holds nothing: little is taken out
     with Progress(disable=True) as bars:
         bench, _ = open_case(draft, lab, replace(SETTINGS, null=Null.ISOTROPIC)).bench(bars)
-    assert all(bench.strength(bench.basis(rival)) <= 1.0 for rival in range(10))
-    assert bench.strength(bench.probe.basis) == pytest.approx(1.0)
+    (stand,) = bench.stands
+    assert all(stand.strength(stand.basis(rival)) <= 1.0 for rival in range(10))
+    assert stand.strength(stand.probe.basis) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def data(n: int, width: int, seed: int = 0, scale: float = 1.0) -> Parts:
 @pytest.mark.parametrize("scale", [1.0, 1e3], ids=["even", "a few massive dimensions"])
 def test_a_probe_refitted_on_erased_data_reads_a_half(n: int, width: int, scale: float) -> None:
     train, labels, test, test_labels = data(n, width, scale=scale)
-    found = refit(fit_erasure(train, labels), train, labels, test, test_labels)
+    found = refit([fit_erasure(train, labels)], [train], labels, [test], test_labels)
     assert found.before > 0.75
     assert found.after == pytest.approx(0.5, abs=0.03)
     assert found.unreadable
@@ -38,7 +38,7 @@ def test_a_planted_store_is_erased(tmp_path) -> None:
     labels = np.array([text.label for text in store.texts])
     states = pooled(store.at(TapPoint(1)), range(200), Aggregation(kind=AggregationKind.MEAN))
     erasure = fit_erasure(states[:100], labels[:100])
-    found = refit(erasure, states[:100], labels[:100], states[100:], labels[100:])
+    found = refit([erasure], [states[:100]], labels[:100], [states[100:]], labels[100:])
     assert found.before > 0.9
     assert found.after == pytest.approx(0.5, abs=0.03)
 
@@ -62,7 +62,7 @@ def test_a_random_erasure_leaves_the_concept_readable() -> None:
     def erased(rows: np.ndarray) -> np.ndarray:
         return rows - ((rows - erasure.mean) @ right) @ left.T
 
-    found = refit(erasure, erased(train), labels, erased(test), test_labels)
+    found = refit([erasure], [erased(train)], labels, [erased(test)], test_labels)
     assert found.before > 0.85
 
 

@@ -170,7 +170,7 @@ def test_a_score_that_is_no_number_is_refused_by_its_text(draft: Draft, store: A
     served, rows = draft.served, rows_of(store, draft.training, Part.TEST)
     broken = Served(served.directions * np.float32(np.nan), served.offsets, served.aggregation)
     with pytest.raises(LabError, match=f"text {rows.at[0]} has no finite score at {TAP.name}"):
-        scores_of(broken, store, TAP, rows)
+        scores_of(broken, store, (TAP,), rows)
 
 
 def test_the_command_writes_the_stage_and_shows_gates_with_their_reasons(

@@ -15,6 +15,7 @@ from probes.artifact import load_artifact
 from probes.cli import main
 from probes.errors import LabError
 from probes.manifest import Aggregation
+from probes.quality.scaling import probabilities
 from probes.release.compare import Pair, Side, compare_stores, fires_at
 from probes.release.gate import Gated, Margins, Quantity, State, Verdict, gate, rate_change
 from probes.release.pack import pack
@@ -287,8 +288,8 @@ def test_a_shift_and_a_stretch_is_undone_without_any_label(root):
     assert gate(moved).verdict is Verdict.THRESHOLD_STALE
     proposal = propose(moved, artifact.manifest)
     assert proposal.fits
-    assert proposal.scale == pytest.approx(artifact.manifest.calibration.scale / 3, rel=1e-6)
-    realigned = 1 / (1 + np.exp(-(proposal.scale * after + proposal.offset)))
+    assert proposal.calibration.scale == pytest.approx(artifact.manifest.calibration.scale / 3, rel=1e-6)
+    realigned = probabilities(proposal.calibration, after)
     np.testing.assert_allclose(realigned, pair.reference.probability, atol=1e-6)
     assert proposal.fires_realigned == proposal.fires_reference != proposal.fires_candidate
     assert (
@@ -297,8 +298,7 @@ def test_a_shift_and_a_stretch_is_undone_without_any_label(root):
 
 
 def retold(artifact: Any, side: Side, scores: Any) -> Side:
-    told = artifact.manifest.calibration
-    probability = 1 / (1 + np.exp(-(told.scale * scores + told.offset)))
+    probability = probabilities(artifact.manifest.calibration, scores)
     return Side(scores, probability, side.tokens, fires_at(artifact.manifest.threshold, probability, side.tokens))
 
 
@@ -313,7 +313,7 @@ def test_realigning_a_shift_brings_the_false_positive_rate_back(root):
     artifact = load_artifact(root / "artifact", root=root)
     pair = pair_of(root, "reference", "shifted")
     proposal = propose(pair, artifact.manifest)
-    again = 1 / (1 + np.exp(-(proposal.scale * pair.candidate.scores + proposal.offset)))
+    again = probabilities(proposal.calibration, pair.candidate.scores)
     fires = fires_at(artifact.manifest.threshold, again, pair.candidate.tokens)
     side = Side(pair.candidate.scores, again, pair.candidate.tokens, fires)
     realigned = gate(Pair(pair.labels, pair.groups, pair.keys, pair.reference, side, ()))

@@ -13,15 +13,13 @@ from sklearn.exceptions import NotFittedError
 from probes.auroc import auroc
 from probes.errors import LabError
 from probes.kinds.base import ProbeEstimator
-from probes.kinds.concatenation import Beside, Concatenation
+from probes.kinds.beside import Beside
 from probes.kinds.registry import KINDS, make_estimator
 from probes.kinds.rows import Texts
 from probes.manifest import Aggregation, AggregationKind
 from probes.weights import dump_weights, parse_weights
-from sidecar.types import TapPoint
 from tests.lab.arrays import planted
 
-TAP_POINTS = ("blocks.1.resid_post", "blocks.2.resid_post")
 LEARN, HELD_OUT = planted(seed=1), planted(seed=2)
 
 
@@ -31,7 +29,8 @@ def _halves(texts: Texts) -> Texts:
 
 EVERY: dict[str, tuple[Callable[[], ProbeEstimator], Callable[[Texts], Texts]]] = {
     **{name: (kind, list) for name, kind in KINDS.items()},
-    "concatenation": (lambda: Concatenation(TAP_POINTS), _halves),
+    "logistic over two tap points": (KINDS["logistic"], _halves),
+    "attention over two tap points": (KINDS["attention"], _halves),
 }
 
 
@@ -248,30 +247,17 @@ def test_the_seed_says_which_optimum(kind: str) -> None:
     assert not np.array_equal(one, other)
 
 
-def test_a_concatenation_adds_up_its_layers_readings_before_they_are_aggregated() -> None:
+@pytest.mark.parametrize("kind", ["logistic", "attention", "multimax"])
+def test_over_two_tap_points_readings_are_added_up_before_they_are_aggregated(kind: str) -> None:
     from probes.pooling import aggregate
 
-    last = Concatenation(TAP_POINTS, Aggregation(kind=AggregationKind.MAX_ROLLING_MEAN, window=3))
-    texts = _halves(LEARN.texts)
-    last.fit(texts, LEARN.labels)
-    assert list(last.served_layers_) == [TapPoint(1), TapPoint(2)]
-    assert [served.directions.shape for served in last.served_layers_.values()] == [(7, 1), (5, 1)]
-    first, second = last.served_layers_.values()
-    by_hand = [aggregate(first.read(text[:, :7]) + second.read(text[:, 7:]), last.aggregation) for text in LEARN.texts]
-    assert np.allclose(by_hand, last.decision_function(texts))
-
-
-@pytest.mark.parametrize(
-    ("names", "texts"),
-    [
-        (("blocks.1.resid_post",), _halves(LEARN.texts)),
-        (TAP_POINTS, LEARN.texts),
-        (("blocks.1.resid_post",) * 2, _halves(LEARN.texts)),
-    ],
-)
-def test_a_concatenation_refuses_other_tap_points_than_it_was_told_of(names: tuple[str, ...], texts: Texts) -> None:
-    with pytest.raises(LabError, match="tap point"):
-        Concatenation(names).fit(texts, LEARN.labels)
+    texts = Beside([[text[:, :6] for text in LEARN.texts], [text[:, 6:] for text in LEARN.texts]])
+    made = KINDS[kind]().fit(texts, LEARN.labels)
+    first, second = made.served_.apart(2)
+    by_hand = [aggregate(first.read(text[:, :6]) + second.read(text[:, 6:]), made.aggregation) for text in LEARN.texts]
+    assert np.allclose(by_hand, made.decision_function(texts))
+    with pytest.raises(LabError, match="not of 5 tap points"):
+        made.served_.apart(5)
 
 
 def test_tap_points_of_other_texts_cannot_stand_beside_each_other() -> None:

@@ -160,12 +160,12 @@ def test_what_cannot_be_packed_says_why_and_leaves_nothing(draft, into, store, s
     assert not into.exists()
 
 
-def test_an_isotonic_calibration_is_refused_until_it_can_be_served(draft, into, store):
-    made = make_draft(draft, store, stages="")
-    made.write(calibration(calibration=Calibration(kind="none"), knots=((0.0, 0.1), (1.0, 0.9))))
+def test_an_isotonic_calibration_travels_with_its_table(draft, into, store):
+    made, table = make_draft(draft, store, stages=""), Calibration(kind="isotonic", knots=((0.0, 0.1), (1.0, 0.9)))
+    made.write(calibration(calibration=table))
     made.write(evaluation())
-    with pytest.raises(LabError, match="isotonic calibration cannot be served yet"):
-        pack(draft, into)
+    pack(draft, into)
+    assert load_artifact(into, root=into).manifest.calibration == table
 
 
 def test_an_evaluation_before_the_last_calibration_does_not_count(draft, into, store):

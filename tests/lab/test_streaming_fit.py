@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tracemalloc
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -201,40 +200,6 @@ def test_every_kind_fits_straight_from_a_store(kind: str, store: ActivationStore
     assert cosine(made.served_.directions[:, 0], planted_direction(16, 4)) > 0.9
     in_memory = KINDS[kind]().fit(list(texts), labels)
     assert np.array_equal(made.served_.directions, in_memory.served_.directions)
-
-
-# Ray is an extra. Where it is not installed there is nothing to be claimed, and no test.
-if importlib.util.find_spec("ray") is not None:
-
-    @pytest.mark.process
-    @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning", "ignore::DeprecationWarning")
-    def test_sums_by_ray_tasks_are_those_of_one_process(store: ActivationStore) -> None:
-        import ray
-
-        from probes.training.ray_sums import ray_class_moments
-
-        texts, labels = _told(store)
-        weights = text_weights(labels)
-        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-        try:
-            summed = ray_class_moments(texts, labels, weights, MEAN, tasks=3)
-        finally:
-            ray.shutdown()
-        alone = class_moments(texts, labels, weights, MEAN)
-        for of_class in ("positive", "negative"):
-            by_ray, by_one = getattr(summed, of_class), getattr(alone, of_class)
-            assert np.allclose(by_ray.scatter, by_one.scatter, rtol=1e-10, atol=1e-10)
-        made = MassMean().fit_moments(summed)
-        assert np.allclose(made.served_.directions, MassMean().fit(texts, labels).served_.directions, rtol=1e-5)
-
-else:
-
-    def test_without_ray_the_command_that_installs_it_is_named(store: ActivationStore) -> None:
-        from probes.training.ray_sums import ray_class_moments
-
-        texts, labels = _told(store)
-        with pytest.raises(LabError, match=r"pip install 'stethoscope\[ray\]'"):
-            ray_class_moments(texts, labels, text_weights(labels), MEAN)
 
 
 def test_a_store_of_more_than_the_limit_is_fitted_with_little_memory(tmp_path: Path, traced: Callable[[], int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from probes.auroc import auroc
 from probes.cli import main
 from probes.commands.train import aggregation
 from probes.data.texts import LabelledText, text_key
-from probes.draft import Draft
+from probes.draft import FITS, Draft
 from probes.errors import LabError
 from probes.kinds.registry import KINDS
 from probes.manifest import Aggregation, AggregationKind
@@ -23,7 +24,8 @@ from probes.stages import Candidate, Part, Training
 from probes.training.candidates import ways
 from probes.training.choice import FINALISTS, finalists, shortlist
 from probes.training.folds import FOLDS, folds, units
-from probes.training.train import Search, count_candidates, refit, train
+from probes.training.search import Search
+from probes.training.train import refit, train
 from sidecar.types import FloatArray, TapPoint
 from tests.lab.planted import planted_direction, planted_store
 
@@ -64,7 +66,7 @@ def test_the_planted_direction_is_found_and_the_record_is_complete(store: Activa
     assert made.select_auroc > 0.9
     assert TapPoint.parse(made.tap_point) == TapPoint(1)  # block 0 knows nothing, 1 and 2 the same
     assert len(made.parts) == len(store.texts) == 240
-    assert len(made.candidates) == 3 * 2 * 4 == count_candidates(store, QUICK)
+    assert len(made.candidates) == 3 * 2 * 4 == QUICK.count(store.facts)
     assert (made.store, made.store_digest) == (str(store.folder.resolve()), store.digest)
     assert 0 < made.seconds < 60
     assert (made.name, made.positive_label, made.seed) == ("planted", "positive", 0)
@@ -107,7 +109,7 @@ def test_refit_gives_the_trained_probe_again(store: ActivationStore) -> None:
     made, served = train(store, replace(QUICK, kinds=("mass_mean",)))
     assert np.array_equal(refit(made, store).served_.directions, served.directions)
     rows = [row for row, part in enumerate(made.parts) if part is Part.TEST]
-    first = refit(made, store, tap_point="blocks.0.resid_post")
+    first = refit(made, store, everywhere=(TapPoint(0),))
     found = auroc(
         first.decision_function(store.at(TapPoint(0), rows)), np.array([store.texts[row].label for row in rows])
     )
@@ -138,7 +140,7 @@ def test_slow_kinds_are_tried_where_quick_ones_did_best_or_everywhere(store: Act
         made, _ = train(store, asked)
         slow = {TapPoint.parse(one.tap_point).layer for one in made.candidates if one.kind == "multimax"}
         assert slow == layers
-        assert len(made.candidates) == count_candidates(store, asked)
+        assert len(made.candidates) == asked.count(store.facts)
 
 
 def test_slow_kinds_alone_are_tried_everywhere() -> None:
@@ -151,16 +153,6 @@ def test_the_shortlist_is_the_earliest_within_the_rule_and_the_best() -> None:
     assert shortlist(tried) == (TapPoint(4), TapPoint(9))
     assert shortlist(tried[:2]) == (TapPoint(8), TapPoint(9))
     assert shortlist(tried[:1]) == (TapPoint(9),)
-
-
-def test_concatenation_is_told_and_never_chosen(store: ActivationStore) -> None:
-    search = replace(QUICK, kinds=("logistic",), aggregations=(MEAN,), concatenate=True)
-    made, _ = train(store, search)
-    told = [one for one in made.candidates if one.kind == "concatenation"]
-    assert [one.strength for one in told] == [0.01]
-    assert min(one.auroc for one in told) > 0.9
-    assert made.kind == "logistic"
-    assert len(made.candidates) == count_candidates(store, search)
 
 
 def _candidate(
@@ -295,14 +287,34 @@ def test_a_store_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_a_tap_point_that_was_not_collected_is_refused(store: ActivationStore) -> None:
-    with pytest.raises(LabError, match=r"has no states of blocks\.9\.resid_post; it has: blocks\.0"):
+    with pytest.raises(LabError, match=r"have no states of blocks\.9\.resid_post; they have: blocks\.0"):
         train(store, replace(QUICK, tap_points=(TapPoint(9),)))
 
 
-def test_an_interrupt_leaves_no_draft(store: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_no_draft_and_what_was_fitted(
+    store: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("probes.training.train._last_word", interrupted)
     assert main(["train", str(store.folder), "--into", str(tmp_path / "draft"), "--kinds", "mass_mean"]) == 130
+    assert [one.name for one in (tmp_path / "draft").iterdir()] == [FITS]
+
+
+def test_a_kind_that_is_no_sum_is_refused_before_anything_is_read(
+    store: ActivationStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", str(store.folder), "--into", str(tmp_path / "draft"), "--ray"]
+    assert main([*arguments, "--kinds", "mass_mean,logistic"]) == 1
+    assert "logistic cannot be fitted by sums, and so not by Ray: that takes mass_mean" in capsys.readouterr().err
+    assert not (tmp_path / "draft").exists()
+
+
+def test_without_ray_the_command_that_installs_it_is_named(
+    store: ActivationStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # what an import finds where it is not installed
+    assert main(["train", str(store.folder), "--into", str(tmp_path / "draft"), "--ray"]) == 1
+    assert "Ray is not installed: pip install 'stethoscope[ray]'" in capsys.readouterr().err
     assert not (tmp_path / "draft").exists()

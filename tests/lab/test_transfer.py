@@ -24,7 +24,7 @@ from tests.lab.planted import planted_store
 from tests.lab.transfers import TAP, packed, save_npz
 
 MEAN = Aggregation(kind="mean")
-ORIGIN = Origin("imported", TAP, MEAN)
+ORIGIN = Origin("imported", (TAP,), MEAN)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_what_the_file_says_need_not_be_said_again(tmp_path, artifact, store, fo
 def test_what_the_file_says_cannot_be_contradicted(tmp_path, artifact, store):
     export_probe(artifact, "safetensors", tmp_path / "file")
     with pytest.raises(LabError, match=r"tap point is blocks\.1\.resid_post, not blocks\.2\.resid_post"):
-        import_probe(tmp_path / "file", "safetensors", store, Origin("imported", TapPoint(2)), tmp_path / "draft")
+        import_probe(tmp_path / "file", "safetensors", store, Origin("imported", (TapPoint(2),)), tmp_path / "draft")
 
 
 def test_what_neither_says_is_asked_for(tmp_path, artifact, store):
@@ -214,10 +214,10 @@ def test_a_scale_is_for_steering_alone(tmp_path, artifact):
 
 
 MISFITS = {
-    "width": (Origin("imported", TAP, MEAN), np.ones(5), "5 features.*has 16"),
-    "tap point": (Origin("imported", TapPoint(9), MEAN), np.ones(16), r"has no blocks\.9\.resid_post"),
+    "width": (Origin("imported", (TAP,), MEAN), np.ones(5), "5 features.*has 16"),
+    "tap point": (Origin("imported", (TapPoint(9),), MEAN), np.ones(16), r"has no blocks\.9\.resid_post"),
     "directions": (
-        Origin("imported", TAP, Aggregation(kind="attention")),
+        Origin("imported", (TAP,), Aggregation(kind="attention")),
         np.ones(16),
         "1 directions, and attention takes 2",
     ),

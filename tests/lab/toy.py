@@ -23,14 +23,14 @@ from probes.data.texts import LabelledText, data_digest, text_key
 from probes.draft import Draft
 from probes.manifest import Aggregation, AggregationKind
 from probes.serving import Served
-from probes.stages import Part, Training
+from probes.stages import Part, Places, Training
 from sidecar.tap.identity import identify
 from sidecar.types import FloatArray, TapPoint
 
 WIDTH, BLOCKS, HEADS = 32, 4, 4
 USED, UNUSED = 0, 1
 TAP = TapPoint(1)
-_ANSWER = 20
+ANSWER = 20
 _NOISE = slice(2, 20)
 _KINDS = {"up": 1.0, "down": -1.0, "plain": 0.0}
 _WORDS_EACH = 30
@@ -80,17 +80,21 @@ def toy_texts(n: int = 240, seed: int = 0, *, pairs: bool = False) -> list[Label
     return texts
 
 
-def toy_store(folder: Path, lab: LabModel, texts: list[LabelledText], where: TapPoint = TAP) -> ActivationStore:
-    """Collect the texts' states at one tap point."""
+def toy_store(
+    folder: Path, lab: LabModel, texts: list[LabelledText], where: TapPoint = TAP, also: Places = ()
+) -> ActivationStore:
+    """Collect the texts' states at one tap point, and at others."""
+    names = [point.name for point in (where, *also)]
     ids = [list(lab.tokenizer(text.text)["input_ids"]) for text in texts]
-    with reading(lab.model, [where], 1) as reader:
-        states = [reader.read([one])[where.name][0] for one in ids]
+    with reading(lab.model, [where, *also], 1) as reader:
+        read = [reader.read([one]) for one in ids]
+    states = {name: [one[name][0] for one in read] for name in names}
     facts = StoreFacts(
         model=lab.binding,
         width=lab.identity.width,
-        tap_points=(where.name,),
-        widths={where.name: int(states[0].shape[1])},
-        hook_points={where.name: "somewhere"},
+        tap_points=tuple(names),
+        widths={name: int(states[name][0].shape[1]) for name in names},
+        hook_points=dict.fromkeys(names, "somewhere"),
         chat=False,
         max_tokens=256,
         data_name="toy",
@@ -99,7 +103,8 @@ def toy_store(folder: Path, lab: LabModel, texts: list[LabelledText], where: Tap
     begin_store(folder, Contents(facts, texts, [f"row {number}" for number in range(len(texts))], ids))
     writer = ShardWriter(folder)
     for shard in writer.missing():
-        writer.write(shard, {where.name: [states[int(text)] for text in writer.index.texts_of(shard)]})
+        chosen = writer.index.texts_of(shard)
+        writer.write(shard, {name: [states[name][int(text)] for text in chosen] for name in names})
     return ActivationStore.open(folder)
 
 
@@ -109,24 +114,28 @@ def toy_draft(
     directions: FloatArray,
     aggregation: Aggregation | None = None,
     where: TapPoint = TAP,
+    also: Places = (),
 ) -> Draft:
-    """A draft whose probe reads these directions, [D] or [D, K]."""
+    """A draft whose probe reads these directions, [D] or [D, K]; of several tap points below each other."""
     columns = directions.reshape(len(directions), -1)
     served = Served(
         columns, np.zeros(columns.shape[1], np.float32), aggregation or Aggregation(kind=AggregationKind.MEAN)
     )
     draft = Draft(folder)
-    draft.write_trained(toy_training(store, served, where, assign_parts(store.texts, 0)), served)
+    draft.write_trained(toy_training(store, served, where, assign_parts(store.texts, 0), also), served)
     return draft
 
 
-def toy_training(store: ActivationStore, served: Served, where: TapPoint, parts: tuple[Part, ...]) -> Training:
+def toy_training(
+    store: ActivationStore, served: Served, where: TapPoint, parts: tuple[Part, ...], also: Places = ()
+) -> Training:
     return Training(
         name="toy",
         store=str(store.folder),
         store_digest=store.digest,
         kind="given",
         tap_point=where.name,
+        also=tuple(point.name for point in also),
         aggregation=served.aggregation,
         strength=1.0,
         seed=0,
@@ -155,10 +164,10 @@ def _write(model: Any, words: list[str], seed: int) -> None:
     attention.v_proj.weight.zero_()
     attention.v_proj.weight[0, USED] = 1.0
     attention.v_proj.weight[1:17, _NOISE.start : _NOISE.start + 16] = 2 * torch.eye(16)  # written, and never read
-    attention.o_proj.weight[_ANSWER, 0] = 8.0
+    attention.o_proj.weight[ANSWER, 0] = 8.0
     model.lm_head.weight.zero_()
-    model.lm_head.weight[words.index("positive"), _ANSWER] = 1.0
-    model.lm_head.weight[words.index("negative"), _ANSWER] = -1.0
+    model.lm_head.weight[words.index("positive"), ANSWER] = 1.0
+    model.lm_head.weight[words.index("negative"), ANSWER] = -1.0
     model.model.embed_tokens.weight.copy_(torch.from_numpy(_embeddings(words, seed)))
 
 

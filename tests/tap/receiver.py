@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from protos.stethoscope.v1 import control_pb2, ingest_pb2
 from sidecar.address import CONTROL, INGEST, ring_path
+from sidecar.tap.wire import tap_point
 from sidecar.types import TapPoint, UnseenReason
 from tests.tap.ring_host import DEADLINE_S as DEADLINE_S  # noqa: PLC0414 - for the tests, explicitly
 from tests.tap.ring_host import RingHost
@@ -25,7 +26,7 @@ Rows = dict[int, npt.NDArray[np.float32]]
 
 
 def control(
-    layers: tuple[int, ...] = (),
+    where: tuple[int | TapPoint, ...] = (),
     *,
     fraction: float = 1.0,
     stride: int = 1,
@@ -33,7 +34,7 @@ def control(
     last: int = 0,
     generation: int = 1,
 ) -> ingest_pb2.Control:
-    points = [ingest_pb2.TapPoint(layer=layer, site=ingest_pb2.SITE_RESID_POST) for layer in layers]
+    points = [tap_point(_point(one)) for one in where]
     policy = ingest_pb2.SamplingPolicy(
         request_fraction=fraction, token_stride=stride, first_tokens=first, last_tokens=last
     )
@@ -52,6 +53,11 @@ class Segment:
     route: str
     canary: bool
     unseen: dict[UnseenReason, int]
+    media: list[tuple[int, int, int]]  # medium, first position, tokens
+
+
+def _point(where: int | TapPoint) -> TapPoint:
+    return TapPoint(where) if isinstance(where, int) else where
 
 
 def segments_of(batch: ingest_pb2.StepBatch) -> list[Segment]:
@@ -69,6 +75,7 @@ def segments_of(batch: ingest_pb2.StepBatch) -> list[Segment]:
                 table.routes[number] if table.routes else "",
                 table.canaries[number] if table.canaries else False,
                 unseen,
+                [(one.medium, one.position, one.tokens) for one in table.media if one.segment == number],
             )
         )
         start = stop
@@ -176,12 +183,12 @@ class Receiver:
         """Of the newest report."""
         return {_UNSEEN[one.reason]: one.tokens for one in self.reports[-1].unseen}
 
-    def rows(self, layer: int) -> dict[str, Rows]:
-        """States by request and position. Fails if a position came twice."""
+    def rows(self, where: int | TapPoint) -> dict[str, Rows]:
+        """States by request and position, at a tap point or after a block. Fails if a position came twice."""
         found: dict[str, Rows] = {}
         for batch in self.batches:
             for tensor in batch.tensors:
-                if tensor.tap_point.layer == layer:
+                if tensor.tap_point == tap_point(_point(where)):
                     self._file(found, batch, decode(tensor))
         return found
 

@@ -22,7 +22,7 @@ from sidecar.types import SamplingPolicy, UnseenReason
 from tests.tap.conftest import MakeReceiver
 from tests.tap.engine import PROMPTS, tapped, worst_difference
 from tests.tap.generating import NAMES, generate
-from tests.tap.models import LAYERS, library, tiny
+from tests.tap.models import LAYERS, tiny
 from tests.tap.receiver import Receiver, control
 from tests.waiting import until
 
@@ -80,13 +80,14 @@ def test_tap_points_follow_the_sidecar_while_the_model_runs(receiver: Receiver) 
 
 def test_what_is_asked_for_and_cannot_be_captured_shows_as_missing(make_receiver: MakeReceiver) -> None:
     settings = control((LAYERS + 3,))
-    settings.tap_points.add(layer=1, site=ingest_pb2.SITE_MLP_OUT)
+    settings.tap_points.add(layer=1, site=ingest_pb2.SITE_RESID_POST, stack=ingest_pb2.STACK_ENCODER)
     receiver = make_receiver(settings)
     model = tiny()
     with tapped(model, receiver):
         model(torch.tensor([PROMPTS[0]]))
     assert [len(batch.tensors) for batch in receiver.batches] == [0]
     assert (receiver.reports[-1].tokens_computed, receiver.unseen) == (7, {})
+    assert receiver.reports[-1].encoder_tokens_computed == 0
 
 
 def test_what_nobody_asks_for_is_left_out_on_purpose(make_receiver: MakeReceiver) -> None:
@@ -249,12 +250,15 @@ def test_layers_that_the_model_has_not_are_refused(layers: list[int]) -> None:
         attach(tiny(), address="unix:/nowhere.sock", layers=layers)
 
 
-def test_what_is_no_decoder_is_refused() -> None:
-    sizes = {"d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 32}
+@pytest.mark.parametrize("layers", [["encoder.blocks.0.resid_post"], ["blocks.0.nowhere"]])
+def test_tap_points_that_the_model_has_not_are_refused(layers: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"no encoder|not a tap point"):
+        attach(tiny(), address="unix:/nowhere.sock", layers=layers)
+
+
+def test_what_is_no_transformers_model_is_refused() -> None:
     with pytest.raises(ValueError, match="not a decoder"):
-        attach(library().T5ForConditionalGeneration(library().T5Config(**sizes)), address="unix:/nowhere.sock")
-    with pytest.raises(ValueError, match="not a decoder"):
-        find_blocks(torch.nn.Linear(2, 2))
+        attach(torch.nn.Linear(2, 2), address="unix:/nowhere.sock")
 
 
 def test_the_callers_limits_are_those_of_the_queue(receiver: Receiver) -> None:

@@ -172,7 +172,7 @@ def test_a_graph_that_is_being_captured_is_left_alone(model: Any) -> None:
         with torch.cuda.graph(graph):
             doubled = states * 2
             with pytest.raises(NotImplementedError, match="captured as a graph"):
-                tap._hooks._steps.take(step, POINTS[0], doubled)
+                tap._hooks._keeper._steps.take(step, POINTS[0], doubled)
         states.fill_(3)
         graph.replay()
         assert (doubled == 6).all()

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.stethoscope.v1 import ingest_pb2 as stethoscope_dot_v1_dot_ingest__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstethoscope/v1/control.proto\x12\x0estethoscope.v1\x1a\x1bstethoscope/v1/ingest.proto\"\x82\x01\n\x0fRegisterRequest\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12,\n\x05model\x18\x02 \x01(\x0b\x32\x1d.stethoscope.v1.ModelIdentity\x12.\n\x07traffic\x18\x03 \x01(\x0b\x32\x1d.stethoscope.v1.TrafficReport\"\xd1\x01\n\rModelIdentity\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0e\n\x06layers\x18\x03 \x01(\r\x12\r\n\x05width\x18\x04 \x01(\r\x12\x16\n\x0eweights_digest\x18\x05 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x06 \x01(\t\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x14\n\x0cquantisation\x18\x08 \x01(\t\x12\x0e\n\x06\x65ngine\x18\t \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\n \x01(\t\"n\n\x10RegisterResponse\x12(\n\x07\x63ontrol\x18\x01 \x01(\x0b\x32\x17.stethoscope.v1.Control\x12\x30\n\tartifacts\x18\x02 \x03(\x0b\x32\x1d.stethoscope.v1.ArtifactState\"P\n\rArtifactState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08\x65vidence\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\",\n\x10\x46\x65tchPlanRequest\x12\x18\n\x10known_generation\x18\x01 \x01(\x04\"T\n\x11\x46\x65tchPlanResponse\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12+\n\x07tensors\x18\x02 \x03(\x0b\x32\x1a.stethoscope.v1.PlanTensor\"m\n\nPlanTensor\x12+\n\ttap_point\x18\x01 \x01(\x0b\x32\x18.stethoscope.v1.TapPoint\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x03 \x03(\t\x12\x12\n\ndirections\x18\x04 \x01(\x0c\"\x12\n\x10GetStatusRequest\"\x93\x04\n\x11GetStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08uptime_s\x18\x02 \x01(\x01\x12\x17\n\x0fplan_generation\x18\x03 \x01(\x04\x12\x31\n\x0cstep_batches\x18\x04 \x01(\x0b\x32\x1b.stethoscope.v1.LedgerState\x12)\n\x04rows\x18\x05 \x01(\x0b\x32\x1b.stethoscope.v1.LedgerState\x12/\n\x08\x63overage\x18\x06 \x03(\x0b\x32\x1d.stethoscope.v1.CoverageState\x12,\n\x07signals\x18\x07 \x03(\x0b\x32\x1b.stethoscope.v1.SignalState\x12\x30\n\tartifacts\x18\x08 \x03(\x0b\x32\x1d.stethoscope.v1.ArtifactState\x12\x0f\n\x07\x65ngines\x18\t \x01(\r\x12\'\n\x04taps\x18\n \x01(\x0b\x32\x19.stethoscope.v1.TapLedger\x12\x16\n\x0espans_exported\x18\x0b \x01(\x04\x12,\n\x05model\x18\x0c \x01(\x0b\x32\x1d.stethoscope.v1.ModelIdentity\x12%\n\x03run\x18\r \x01(\x0b\x32\x18.stethoscope.v1.RunState\x12,\n\x07streams\x18\x0e \x03(\x0b\x32\x1b.stethoscope.v1.EngineState\"\xf7\x01\n\x08RunState\x12\x0c\n\x04rung\x18\x01 \x01(\t\x12\x13\n\x0brung_reason\x18\x02 \x01(\t\x12\x12\n\nrung_for_s\x18\x03 \x01(\x01\x12\x0c\n\x04mode\x18\x04 \x01(\t\x12\x18\n\x10request_fraction\x18\x05 \x01(\x01\x12\x10\n\x08\x62udget_s\x18\x06 \x01(\x01\x12\x16\n\x0e\x62udget_use_p99\x18\x07 \x01(\x01\x12\x0e\n\x06worker\x18\x08 \x01(\t\x12\x0e\n\x06ledger\x18\t \x01(\t\x12,\n\x07kernels\x18\n \x03(\x0b\x32\x1b.stethoscope.v1.KernelState\x12\x14\n\x0c\x63ounts_age_s\x18\x0b \x01(\x01\"T\n\x0bKernelState\x12\x11\n\ttap_point\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\x0e\n\x06kernel\x18\x03 \x01(\t\x12\x14\n\x0cmicroseconds\x18\x04 \x01(\x01\"3\n\x0b\x45ngineState\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12\x11\n\ttransport\x18\x02 \x01(\t\"e\n\x0bLedgerState\x12\x10\n\x08received\x18\x01 \x01(\x04\x12\x0e\n\x06scored\x18\x02 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x03 \x01(\x04\x12\x10\n\x08rejected\x18\x04 \x01(\x04\x12\x11\n\tin_flight\x18\x05 \x01(\x04\"a\n\rCoverageState\x12\x11\n\ttap_point\x18\x01 \x01(\t\x12\x10\n\x08\x65xpected\x18\x02 \x01(\x04\x12\x0c\n\x04seen\x18\x03 \x01(\x04\x12\r\n\x05\x62lind\x18\x04 \x01(\x08\x12\x0e\n\x06reason\x18\x05 \x01(\t\"a\n\x0bSignalState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08readings\x18\x02 \x01(\x04\x12\x0c\n\x04mean\x18\x03 \x01(\x01\x12\x12\n\ndetections\x18\x04 \x01(\x04\x12\x10\n\x08\x65vidence\x18\x05 \x01(\t2\x83\x02\n\x0e\x43ontrolService\x12M\n\x08Register\x12\x1f.stethoscope.v1.RegisterRequest\x1a .stethoscope.v1.RegisterResponse\x12P\n\tFetchPlan\x12 .stethoscope.v1.FetchPlanRequest\x1a!.stethoscope.v1.FetchPlanResponse\x12P\n\tGetStatus\x12 .stethoscope.v1.GetStatusRequest\x1a!.stethoscope.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstethoscope/v1/control.proto\x12\x0estethoscope.v1\x1a\x1bstethoscope/v1/ingest.proto\"\x82\x01\n\x0fRegisterRequest\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12,\n\x05model\x18\x02 \x01(\x0b\x32\x1d.stethoscope.v1.ModelIdentity\x12.\n\x07traffic\x18\x03 \x01(\x0b\x32\x1d.stethoscope.v1.TrafficReport\"\xe9\x01\n\rModelIdentity\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0e\n\x06layers\x18\x03 \x01(\r\x12\r\n\x05width\x18\x04 \x01(\r\x12\x16\n\x0eweights_digest\x18\x05 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x06 \x01(\t\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x14\n\x0cquantisation\x18\x08 \x01(\t\x12\x0e\n\x06\x65ngine\x18\t \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\n \x01(\t\x12\x16\n\x0e\x65ncoder_layers\x18\x0b \x01(\r\"n\n\x10RegisterResponse\x12(\n\x07\x63ontrol\x18\x01 \x01(\x0b\x32\x17.stethoscope.v1.Control\x12\x30\n\tartifacts\x18\x02 \x03(\x0b\x32\x1d.stethoscope.v1.ArtifactState\"P\n\rArtifactState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08\x65vidence\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\",\n\x10\x46\x65tchPlanRequest\x12\x18\n\x10known_generation\x18\x01 \x01(\x04\"T\n\x11\x46\x65tchPlanResponse\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12+\n\x07tensors\x18\x02 \x03(\x0b\x32\x1a.stethoscope.v1.PlanTensor\"m\n\nPlanTensor\x12+\n\ttap_point\x18\x01 \x01(\x0b\x32\x18.stethoscope.v1.TapPoint\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x03 \x03(\t\x12\x12\n\ndirections\x18\x04 \x01(\x0c\"\x12\n\x10GetStatusRequest\"\x93\x04\n\x11GetStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08uptime_s\x18\x02 \x01(\x01\x12\x17\n\x0fplan_generation\x18\x03 \x01(\x04\x12\x31\n\x0cstep_batches\x18\x04 \x01(\x0b\x32\x1b.stethoscope.v1.LedgerState\x12)\n\x04rows\x18\x05 \x01(\x0b\x32\x1b.stethoscope.v1.LedgerState\x12/\n\x08\x63overage\x18\x06 \x03(\x0b\x32\x1d.stethoscope.v1.CoverageState\x12,\n\x07signals\x18\x07 \x03(\x0b\x32\x1b.stethoscope.v1.SignalState\x12\x30\n\tartifacts\x18\x08 \x03(\x0b\x32\x1d.stethoscope.v1.ArtifactState\x12\x0f\n\x07\x65ngines\x18\t \x01(\r\x12\'\n\x04taps\x18\n \x01(\x0b\x32\x19.stethoscope.v1.TapLedger\x12\x16\n\x0espans_exported\x18\x0b \x01(\x04\x12,\n\x05model\x18\x0c \x01(\x0b\x32\x1d.stethoscope.v1.ModelIdentity\x12%\n\x03run\x18\r \x01(\x0b\x32\x18.stethoscope.v1.RunState\x12,\n\x07streams\x18\x0e \x03(\x0b\x32\x1b.stethoscope.v1.EngineState\"\xf7\x01\n\x08RunState\x12\x0c\n\x04rung\x18\x01 \x01(\t\x12\x13\n\x0brung_reason\x18\x02 \x01(\t\x12\x12\n\nrung_for_s\x18\x03 \x01(\x01\x12\x0c\n\x04mode\x18\x04 \x01(\t\x12\x18\n\x10request_fraction\x18\x05 \x01(\x01\x12\x10\n\x08\x62udget_s\x18\x06 \x01(\x01\x12\x16\n\x0e\x62udget_use_p99\x18\x07 \x01(\x01\x12\x0e\n\x06worker\x18\x08 \x01(\t\x12\x0e\n\x06ledger\x18\t \x01(\t\x12,\n\x07kernels\x18\n \x03(\x0b\x32\x1b.stethoscope.v1.KernelState\x12\x14\n\x0c\x63ounts_age_s\x18\x0b \x01(\x01\"T\n\x0bKernelState\x12\x11\n\ttap_point\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\x0e\n\x06kernel\x18\x03 \x01(\t\x12\x14\n\x0cmicroseconds\x18\x04 \x01(\x01\"3\n\x0b\x45ngineState\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12\x11\n\ttransport\x18\x02 \x01(\t\"e\n\x0bLedgerState\x12\x10\n\x08received\x18\x01 \x01(\x04\x12\x0e\n\x06scored\x18\x02 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x03 \x01(\x04\x12\x10\n\x08rejected\x18\x04 \x01(\x04\x12\x11\n\tin_flight\x18\x05 \x01(\x04\"a\n\rCoverageState\x12\x11\n\ttap_point\x18\x01 \x01(\t\x12\x10\n\x08\x65xpected\x18\x02 \x01(\x04\x12\x0c\n\x04seen\x18\x03 \x01(\x04\x12\r\n\x05\x62lind\x18\x04 \x01(\x08\x12\x0e\n\x06reason\x18\x05 \x01(\t\"a\n\x0bSignalState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08readings\x18\x02 \x01(\x04\x12\x0c\n\x04mean\x18\x03 \x01(\x01\x12\x12\n\ndetections\x18\x04 \x01(\x04\x12\x10\n\x08\x65vidence\x18\x05 \x01(\t2\x83\x02\n\x0e\x43ontrolService\x12M\n\x08Register\x12\x1f.stethoscope.v1.RegisterRequest\x1a .stethoscope.v1.RegisterResponse\x12P\n\tFetchPlan\x12 .stethoscope.v1.FetchPlanRequest\x1a!.stethoscope.v1.FetchPlanResponse\x12P\n\tGetStatus\x12 .stethoscope.v1.GetStatusRequest\x1a!.stethoscope.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,33 +35,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTERREQUEST']._serialized_start=78
   _globals['_REGISTERREQUEST']._serialized_end=208
   _globals['_MODELIDENTITY']._serialized_start=211
-  _globals['_MODELIDENTITY']._serialized_end=420
-  _globals['_REGISTERRESPONSE']._serialized_start=422
-  _globals['_REGISTERRESPONSE']._serialized_end=532
-  _globals['_ARTIFACTSTATE']._serialized_start=534
-  _globals['_ARTIFACTSTATE']._serialized_end=614
-  _globals['_FETCHPLANREQUEST']._serialized_start=616
-  _globals['_FETCHPLANREQUEST']._serialized_end=660
-  _globals['_FETCHPLANRESPONSE']._serialized_start=662
-  _globals['_FETCHPLANRESPONSE']._serialized_end=746
-  _globals['_PLANTENSOR']._serialized_start=748
-  _globals['_PLANTENSOR']._serialized_end=857
-  _globals['_GETSTATUSREQUEST']._serialized_start=859
-  _globals['_GETSTATUSREQUEST']._serialized_end=877
-  _globals['_GETSTATUSRESPONSE']._serialized_start=880
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1411
-  _globals['_RUNSTATE']._serialized_start=1414
-  _globals['_RUNSTATE']._serialized_end=1661
-  _globals['_KERNELSTATE']._serialized_start=1663
-  _globals['_KERNELSTATE']._serialized_end=1747
-  _globals['_ENGINESTATE']._serialized_start=1749
-  _globals['_ENGINESTATE']._serialized_end=1800
-  _globals['_LEDGERSTATE']._serialized_start=1802
-  _globals['_LEDGERSTATE']._serialized_end=1903
-  _globals['_COVERAGESTATE']._serialized_start=1905
-  _globals['_COVERAGESTATE']._serialized_end=2002
-  _globals['_SIGNALSTATE']._serialized_start=2004
-  _globals['_SIGNALSTATE']._serialized_end=2101
-  _globals['_CONTROLSERVICE']._serialized_start=2104
-  _globals['_CONTROLSERVICE']._serialized_end=2363
+  _globals['_MODELIDENTITY']._serialized_end=444
+  _globals['_REGISTERRESPONSE']._serialized_start=446
+  _globals['_REGISTERRESPONSE']._serialized_end=556
+  _globals['_ARTIFACTSTATE']._serialized_start=558
+  _globals['_ARTIFACTSTATE']._serialized_end=638
+  _globals['_FETCHPLANREQUEST']._serialized_start=640
+  _globals['_FETCHPLANREQUEST']._serialized_end=684
+  _globals['_FETCHPLANRESPONSE']._serialized_start=686
+  _globals['_FETCHPLANRESPONSE']._serialized_end=770
+  _globals['_PLANTENSOR']._serialized_start=772
+  _globals['_PLANTENSOR']._serialized_end=881
+  _globals['_GETSTATUSREQUEST']._serialized_start=883
+  _globals['_GETSTATUSREQUEST']._serialized_end=901
+  _globals['_GETSTATUSRESPONSE']._serialized_start=904
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1435
+  _globals['_RUNSTATE']._serialized_start=1438
+  _globals['_RUNSTATE']._serialized_end=1685
+  _globals['_KERNELSTATE']._serialized_start=1687
+  _globals['_KERNELSTATE']._serialized_end=1771
+  _globals['_ENGINESTATE']._serialized_start=1773
+  _globals['_ENGINESTATE']._serialized_end=1824
+  _globals['_LEDGERSTATE']._serialized_start=1826
+  _globals['_LEDGERSTATE']._serialized_end=1927
+  _globals['_COVERAGESTATE']._serialized_start=1929
+  _globals['_COVERAGESTATE']._serialized_end=2026
+  _globals['_SIGNALSTATE']._serialized_start=2028
+  _globals['_SIGNALSTATE']._serialized_end=2125
+  _globals['_CONTROLSERVICE']._serialized_start=2128
+  _globals['_CONTROLSERVICE']._serialized_end=2387
 # @@protoc_insertion_point(module_scope)

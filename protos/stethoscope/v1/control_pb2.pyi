@@ -18,7 +18,7 @@ class RegisterRequest(_message.Message):
     def __init__(self, engine_id: _Optional[str] = ..., model: _Optional[_Union[ModelIdentity, _Mapping[str, object]]] = ..., traffic: _Optional[_Union[_ingest_pb2.TrafficReport, _Mapping[str, object]]] = ...) -> None: ...
 
 class ModelIdentity(_message.Message):
-    __slots__ = ("name", "architecture", "layers", "width", "weights_digest", "tokenizer_digest", "dtype", "quantisation", "engine", "engine_version")
+    __slots__ = ("name", "architecture", "layers", "width", "weights_digest", "tokenizer_digest", "dtype", "quantisation", "engine", "engine_version", "encoder_layers")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class ModelIdentity(_message.Message):
     QUANTISATION_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_LAYERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     architecture: str
     layers: int
@@ -39,7 +40,8 @@ class ModelIdentity(_message.Message):
     quantisation: str
     engine: str
     engine_version: str
-    def __init__(self, name: _Optional[str] = ..., architecture: _Optional[str] = ..., layers: _Optional[int] = ..., width: _Optional[int] = ..., weights_digest: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., dtype: _Optional[str] = ..., quantisation: _Optional[str] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ...) -> None: ...
+    encoder_layers: int
+    def __init__(self, name: _Optional[str] = ..., architecture: _Optional[str] = ..., layers: _Optional[int] = ..., width: _Optional[int] = ..., weights_digest: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., dtype: _Optional[str] = ..., quantisation: _Optional[str] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., encoder_layers: _Optional[int] = ...) -> None: ...
 
 class RegisterResponse(_message.Message):
     __slots__ = ("control", "artifacts")

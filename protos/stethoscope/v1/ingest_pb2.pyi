@@ -7,6 +7,13 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Medium(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MEDIUM_UNSPECIFIED: _ClassVar[Medium]
+    MEDIUM_IMAGE: _ClassVar[Medium]
+    MEDIUM_VIDEO: _ClassVar[Medium]
+    MEDIUM_AUDIO: _ClassVar[Medium]
+
 class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PHASE_UNSPECIFIED: _ClassVar[Phase]
@@ -23,6 +30,11 @@ class UnseenReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     UNSEEN_REASON_TAP_DROPPED: _ClassVar[UnseenReason]
     UNSEEN_REASON_GRAPH_REPLAY: _ClassVar[UnseenReason]
     UNSEEN_REASON_UNSUPPORTED: _ClassVar[UnseenReason]
+
+class Stack(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STACK_UNSPECIFIED: _ClassVar[Stack]
+    STACK_ENCODER: _ClassVar[Stack]
 
 class Site(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -58,6 +70,10 @@ class CaptureMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CAPTURE_MODE_UNSPECIFIED: _ClassVar[CaptureMode]
     CAPTURE_MODE_RAW: _ClassVar[CaptureMode]
     CAPTURE_MODE_PROJECTED: _ClassVar[CaptureMode]
+MEDIUM_UNSPECIFIED: Medium
+MEDIUM_IMAGE: Medium
+MEDIUM_VIDEO: Medium
+MEDIUM_AUDIO: Medium
 PHASE_UNSPECIFIED: Phase
 PHASE_PREFILL: Phase
 PHASE_DECODE: Phase
@@ -69,6 +85,8 @@ UNSEEN_REASON_SAMPLING: UnseenReason
 UNSEEN_REASON_TAP_DROPPED: UnseenReason
 UNSEEN_REASON_GRAPH_REPLAY: UnseenReason
 UNSEEN_REASON_UNSUPPORTED: UnseenReason
+STACK_UNSPECIFIED: Stack
+STACK_ENCODER: Stack
 SITE_UNSPECIFIED: Site
 SITE_RESID_POST: Site
 SITE_ATTN_HEADS: Site
@@ -147,7 +165,7 @@ class StepBatch(_message.Message):
     def __init__(self, batch_id: _Optional[str] = ..., engine_id: _Optional[str] = ..., taken_ns: _Optional[int] = ..., plan_generation: _Optional[int] = ..., step: _Optional[int] = ..., segments: _Optional[_Union[Segments, _Mapping[str, object]]] = ..., tensors: _Optional[_Iterable[_Union[TapTensor, _Mapping[str, object]]]] = ..., finished_request_ids: _Optional[_Iterable[str]] = ..., verdict_within_us: _Optional[int] = ...) -> None: ...
 
 class Segments(_message.Message):
-    __slots__ = ("request_ids", "rows", "phases", "positions", "prompt_tokens", "traceparents", "tracestates", "session_id_hashes", "tenants", "routes", "languages", "canaries", "unseen", "adapters")
+    __slots__ = ("request_ids", "rows", "phases", "positions", "prompt_tokens", "traceparents", "tracestates", "session_id_hashes", "tenants", "routes", "languages", "canaries", "unseen", "adapters", "media")
     REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     PHASES_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +180,7 @@ class Segments(_message.Message):
     CANARIES_FIELD_NUMBER: _ClassVar[int]
     UNSEEN_FIELD_NUMBER: _ClassVar[int]
     ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    MEDIA_FIELD_NUMBER: _ClassVar[int]
     request_ids: _containers.RepeatedScalarFieldContainer[str]
     rows: _containers.RepeatedScalarFieldContainer[int]
     phases: _containers.RepeatedScalarFieldContainer[Phase]
@@ -176,7 +195,20 @@ class Segments(_message.Message):
     canaries: _containers.RepeatedScalarFieldContainer[bool]
     unseen: _containers.RepeatedCompositeFieldContainer[SegmentUnseen]
     adapters: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, request_ids: _Optional[_Iterable[str]] = ..., rows: _Optional[_Iterable[int]] = ..., phases: _Optional[_Iterable[_Union[Phase, str]]] = ..., positions: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[_Iterable[int]] = ..., traceparents: _Optional[_Iterable[str]] = ..., tracestates: _Optional[_Iterable[str]] = ..., session_id_hashes: _Optional[_Iterable[str]] = ..., tenants: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[str]] = ..., languages: _Optional[_Iterable[str]] = ..., canaries: _Optional[_Iterable[bool]] = ..., unseen: _Optional[_Iterable[_Union[SegmentUnseen, _Mapping[str, object]]]] = ..., adapters: _Optional[_Iterable[str]] = ...) -> None: ...
+    media: _containers.RepeatedCompositeFieldContainer[MediaSpan]
+    def __init__(self, request_ids: _Optional[_Iterable[str]] = ..., rows: _Optional[_Iterable[int]] = ..., phases: _Optional[_Iterable[_Union[Phase, str]]] = ..., positions: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[_Iterable[int]] = ..., traceparents: _Optional[_Iterable[str]] = ..., tracestates: _Optional[_Iterable[str]] = ..., session_id_hashes: _Optional[_Iterable[str]] = ..., tenants: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[str]] = ..., languages: _Optional[_Iterable[str]] = ..., canaries: _Optional[_Iterable[bool]] = ..., unseen: _Optional[_Iterable[_Union[SegmentUnseen, _Mapping[str, object]]]] = ..., adapters: _Optional[_Iterable[str]] = ..., media: _Optional[_Iterable[_Union[MediaSpan, _Mapping[str, object]]]] = ...) -> None: ...
+
+class MediaSpan(_message.Message):
+    __slots__ = ("segment", "medium", "position", "tokens")
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    MEDIUM_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    segment: int
+    medium: Medium
+    position: int
+    tokens: int
+    def __init__(self, segment: _Optional[int] = ..., medium: _Optional[_Union[Medium, str]] = ..., position: _Optional[int] = ..., tokens: _Optional[int] = ...) -> None: ...
 
 class SegmentUnseen(_message.Message):
     __slots__ = ("segment", "reason", "tokens")
@@ -241,28 +273,34 @@ class RawSample(_message.Message):
     def __init__(self, rows: _Optional[_Iterable[int]] = ..., dtype: _Optional[_Union[ElementType, str]] = ..., columns: _Optional[int] = ..., raw: _Optional[bytes] = ..., raw_slot: _Optional[_Union[SlotSpan, _Mapping[str, object]]] = ...) -> None: ...
 
 class TapPoint(_message.Message):
-    __slots__ = ("layer", "site")
+    __slots__ = ("layer", "site", "stack")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     SITE_FIELD_NUMBER: _ClassVar[int]
+    STACK_FIELD_NUMBER: _ClassVar[int]
     layer: int
     site: Site
-    def __init__(self, layer: _Optional[int] = ..., site: _Optional[_Union[Site, str]] = ...) -> None: ...
+    stack: Stack
+    def __init__(self, layer: _Optional[int] = ..., site: _Optional[_Union[Site, str]] = ..., stack: _Optional[_Union[Stack, str]] = ...) -> None: ...
 
 class TrafficReport(_message.Message):
-    __slots__ = ("engine_id", "step", "tokens_computed", "unseen", "requests", "tap")
+    __slots__ = ("engine_id", "step", "tokens_computed", "unseen", "requests", "tap", "encoder_tokens_computed", "encoder_tokens_left_out")
     ENGINE_ID_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     TOKENS_COMPUTED_FIELD_NUMBER: _ClassVar[int]
     UNSEEN_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     TAP_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_TOKENS_COMPUTED_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_TOKENS_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     engine_id: str
     step: int
     tokens_computed: int
     unseen: _containers.RepeatedCompositeFieldContainer[Unseen]
     requests: int
     tap: TapLedger
-    def __init__(self, engine_id: _Optional[str] = ..., step: _Optional[int] = ..., tokens_computed: _Optional[int] = ..., unseen: _Optional[_Iterable[_Union[Unseen, _Mapping[str, object]]]] = ..., requests: _Optional[int] = ..., tap: _Optional[_Union[TapLedger, _Mapping[str, object]]] = ...) -> None: ...
+    encoder_tokens_computed: int
+    encoder_tokens_left_out: int
+    def __init__(self, engine_id: _Optional[str] = ..., step: _Optional[int] = ..., tokens_computed: _Optional[int] = ..., unseen: _Optional[_Iterable[_Union[Unseen, _Mapping[str, object]]]] = ..., requests: _Optional[int] = ..., tap: _Optional[_Union[TapLedger, _Mapping[str, object]]] = ..., encoder_tokens_computed: _Optional[int] = ..., encoder_tokens_left_out: _Optional[int] = ...) -> None: ...
 
 class TapLedger(_message.Message):
     __slots__ = ("sent", "ok", "refused", "unknown", "dropped")

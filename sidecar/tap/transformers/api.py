@@ -19,7 +19,7 @@ def attach(
     *,
     address: str | None = None,
     tokenizer: Any = None,
-    layers: Sequence[int] | None = None,
+    layers: Sequence[int | str] | None = None,
     engine_id: str | None = None,
     sampling: SamplingPolicy | None = None,
     limits: LinkLimits | None = None,
@@ -27,17 +27,17 @@ def attach(
     measure_cost: bool = False,
     stop_on_block: bool = False,
 ) -> Tap:
-    """Tap a transformers decoder: from now on its hidden states go to the sidecar, in every way it is run in this process.
+    """Tap a transformers model: from now on its hidden states go to the sidecar, in every way it is run in this process.
 
-    model: anything with a decoder's config; its outputs stay bitwise the same. address: the sidecar's, default as in
-    ``default_address``; nobody needs to be there. layers: blocks to capture, default those that the sidecar asks for.
-    sampling: which requests and tokens, default as the sidecar asks. limits: how much may wait to be sent. client: the
-    caller's own, who also stops it and has given it its address, engine_id and limits. stop_on_block: end a request's
-    generation when the sidecar's verdict on it is BLOCK, as if it had ended by itself (``Tap.stopped`` counts them; beam
-    search and plain calls of the model are not stopped); a verdict is advice otherwise. The weights are fingerprinted here
-    (0.1 s for 135M parameters).
+    model: a decoder, also inside a multimodal model, or an encoder with a decoder; its outputs stay bitwise the same.
+    address: the sidecar's, default as in ``default_address``; nobody needs to be there. layers: blocks whose residual stream is
+    captured, or names of tap points, default those that the sidecar asks for. sampling: which requests and tokens, default as
+    the sidecar asks. limits: how much may wait to be sent. client: the caller's own, who also stops it and has given it its
+    address, engine_id and limits. stop_on_block: end a request's generation when the sidecar's verdict on it is BLOCK, as if it
+    had ended by itself (``Tap.stopped`` counts them; beam search and plain calls of the model are not stopped); a verdict is
+    advice otherwise. The weights are fingerprinted here (0.1 s for 135M parameters).
 
-    Raises ValueError if the model is no decoder, is tapped already, or has no such layer, or if limits come with a client.
+    Raises ValueError if the model is neither, is tapped already, or has no such layer, or if limits come with a client.
     """
     from sidecar.tap.address import default_address, default_engine_id
     from sidecar.tap.client import TapClient

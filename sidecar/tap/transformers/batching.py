@@ -21,7 +21,7 @@ from sidecar.tap.transformers.context import CALLER
 from sidecar.tap.transformers.forward import ForwardWatch
 from sidecar.tap.transformers.hooks import LayerHooks
 from sidecar.tap.transformers.stops import Stops
-from sidecar.types import UnseenReason
+from sidecar.types import Stack, UnseenReason
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,7 +89,7 @@ class BatchWatch:
                 tokens = sum(future.query_length for future in io.requests_in_batch)
                 self._recorder.count(tokens, UnseenReason.GRAPH_REPLAY)
             else:
-                self._recorder.begin(self._spans(io), capture=self._hooks.asked)
+                self._recorder.begin(self._spans(io), capture=self._hooks.asks(Stack.DECODER))
         except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the model
             self.faults.note("before_batch", error)
             self._recorder.count(_tokens(runner), UnseenReason.UNSUPPORTED)

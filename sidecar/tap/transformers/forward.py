@@ -1,25 +1,28 @@
-"""The forward passes of one model, seen from a pre-hook on the whole model: plain calls and ``generate``."""
+"""The forward passes of one model, seen from pre-hooks on each stack as a whole: plain calls, ``generate``, denoising loops."""
 
 from __future__ import annotations
 
 import threading
-import uuid
 import weakref
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sidecar.tap.cost import Cost
 from sidecar.tap.faults import Faults, Unsupported
-from sidecar.tap.patches import Method, hold, owner_of, release
+from sidecar.tap.patches import hold, owner_of, release
 from sidecar.tap.recorder import Recorder, Span
-from sidecar.tap.step import RequestInfo
+from sidecar.tap.transformers.batches import Batch, open_batch
+from sidecar.tap.transformers.blocks import find_stacks
 from sidecar.tap.transformers.context import ROWS
-from sidecar.tap.transformers.generation import Batch, Generation, overhear, prompt_columns
+from sidecar.tap.transformers.generation import Generation, overhear, prompt_columns
 from sidecar.tap.transformers.hooks import LayerHooks, eager
-from sidecar.tap.transformers.layout import RowSpan, layout, past_columns
+from sidecar.tap.transformers.inputs import Grid, encoder_grid, token_grid
+from sidecar.tap.transformers.layout import layout, past_columns
+from sidecar.tap.transformers.media import label_media, media_tokens
 from sidecar.tap.transformers.stops import Stops
-from sidecar.types import UnseenReason
+from sidecar.tap.transformers.timesteps import TIMESTEPS, timestep_spans
+from sidecar.tap.transformers.wrappers import WATCHES, WRAPPERS
+from sidecar.types import Medium, Phase, Stack, UnseenReason
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,8 +38,9 @@ class _Local(threading.local):
 class ForwardWatch:
     """Counts and captures every forward pass of the model that no scheduler accounts for.
 
-    Rows of a batch become requests at each fresh prefill: by the names in ``ROWS``, else under ids of their own. They end
-    with their call of ``generate``, at the row's own end within it, or, in plain calls, at the next fresh prefill.
+    Rows of a batch become requests at each fresh prefill, or at each run of an encoder: by the names in ``ROWS``, else under
+    ids of their own. They end with their call of ``generate``, at the row's own end within it, or, in plain calls, with the
+    next ones. An encoder's passes and its decoder's are steps of their own.
     """
 
     def __init__(
@@ -51,17 +55,20 @@ class ForwardWatch:
         self._handles: list[RemovableHandle] = []
         self._model: weakref.ref[nn.Module] | None = None
         self._held: list[tuple[type, str]] = []
+        self._media: Mapping[int, Medium] = {}
 
     def install(self, model: nn.Module) -> None:
-        """Hook the model as a whole, and overhear its ``generate`` where its class has one."""
+        """Hook each stack as a whole, and overhear the model's ``generate`` where its class has one."""
         self._model = weakref.ref(model)
-        before, after = _model_hooks(self, self._cost)
-        self._handles = [
-            model.register_forward_pre_hook(eager(before), with_kwargs=True),
-            model.register_forward_hook(eager(after)),
-        ]
-        _WATCHES[model] = self
-        for name, make in _WRAPPERS.items():
+        self._media = media_tokens(model.config)
+        for stack, parts in find_stacks(model).items():
+            before, after = _step_hooks(self, stack, parts.whole, self._cost)
+            self._handles += [
+                parts.whole.register_forward_pre_hook(eager(before), with_kwargs=True),
+                parts.whole.register_forward_hook(eager(after)),
+            ]
+        WATCHES[model] = self
+        for name, make in WRAPPERS.items():
             if callable(getattr(type(model), name, None)):
                 owner = owner_of(type(model), name)
                 hold(owner, name, make)
@@ -72,14 +79,10 @@ class ForwardWatch:
             handle.remove()
         for owner, name in self._held:
             release(owner, name)
-        model = self.model
+        model = None if self._model is None else self._model()
         if model is not None:
-            _WATCHES.pop(model, None)
+            WATCHES.pop(model, None)
         self._handles, self._held = [], []
-
-    @property
-    def model(self) -> nn.Module | None:
-        return None if self._model is None else self._model()
 
     @property
     def suspended(self) -> bool:
@@ -90,22 +93,33 @@ class ForwardWatch:
         self._local.suspended = suspended
 
     def end_batch(self) -> None:
-        """The requests of plain calls on this thread have ended."""
+        """The requests of this thread's batch have ended."""
         batch, self._local.batch = self._local.batch, None
-        if batch is not None:
-            self._recorder.finish(batch.requests)
+        if batch is None:
+            return
+        self._recorder.finish(batch.open_requests())
+        if self._stops is not None:
+            for request in batch.open_requests():
+                self._stops.forget(request.wire_id)
 
     # one forward pass
 
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        rows = columns = 0
+    def before(self, stack: Stack, whole: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tokens = 0
         try:
             self._hooks.refresh()
-            rows, columns = _shape(args, kwargs)
-            self._recorder.begin(self._spans(rows, columns, kwargs), capture=self._hooks.asked)
+            timesteps = TIMESTEPS.get()
+            if timesteps is not None:
+                tokens = len(ROWS.get())
+                self._begin_timestep(timesteps.of(whole, tokens, args, kwargs))
+                return
+            grid = token_grid(args, kwargs) if stack is Stack.DECODER else encoder_grid(whole, args, kwargs)
+            tokens = grid.rows * grid.columns
+            spans = self._spans(grid, args, kwargs) if stack is Stack.DECODER else self._encoder_spans(grid, kwargs)
+            self._recorder.begin(spans, capture=self._hooks.asks(stack), stack=stack)
         except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the model
             self._faults.note("before_forward", error)
-            self._recorder.count(rows * columns, UnseenReason.UNSUPPORTED)
+            self._recorder.count(tokens, UnseenReason.UNSUPPORTED, stack)
 
     def after(self) -> None:
         try:
@@ -113,8 +127,31 @@ class ForwardWatch:
         except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the model
             self._faults.note("after_forward", error)
 
-    def _spans(self, rows: int, columns: int, kwargs: dict[str, Any]) -> list[Span]:
+    def _begin_timestep(self, steps: list[int]) -> None:
+        if not steps:
+            raise Unsupported("timesteps of rows that nobody has named: open tap.requests around the loop")
+        batch = self._local.batch
+        if batch is None or len(batch.requests) != len(steps):
+            batch = self._open(len(steps))
+        spans = timestep_spans(batch, steps)
+        self._recorder.begin(spans, capture=self._hooks.asks(Stack.DECODER), phase=Phase.TIMESTEP)
+        step = self._recorder.open
+        if step is not None:
+            step.rows_computed = len(steps)
+
+    def _encoder_spans(self, grid: Grid, kwargs: dict[str, Any]) -> list[Span]:
         generation = self._local.generation
+        batch = self._open(grid.rows, 0 if generation is None else next(generation.encoder_runs))
+        batch.encoded = True
+        if generation is not None:
+            generation.restart()
+            generation.heed(batch.requests)
+        table = layout(grid.rows, grid.columns, 0, kwargs if grid.padded else {})
+        batch.measure_prompts(table)
+        return batch.spans(table, grid.columns)
+
+    def _spans(self, grid: Grid, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Span]:
+        generation, columns = self._local.generation, grid.columns
         if "cu_seq_lens_q" in kwargs:
             raise Unsupported("a packed batch that no scheduler accounts for")
         if generation is not None and generation.refusal:
@@ -123,9 +160,9 @@ class ForwardWatch:
         if past < 0:
             raise Unsupported("an attention mask shorter than the input")
         batch = self._local.batch
-        fresh = batch is None or not _continues(batch, generation, rows, past)
+        fresh = batch is None or not batch.continues(grid.rows, past, generating=generation is not None)
         if batch is None or fresh:
-            batch = self._fresh(rows, generation)
+            batch = self._fresh(grid.rows, generation)
         if generation is not None and generation.news:
             self._end_rows(batch, generation)
         fed, batch.columns = batch.columns, past + columns
@@ -133,22 +170,28 @@ class ForwardWatch:
         decoding = generation is not None and not fresh and columns == 1 and past == fed >= prompt
         if decoding:  # every row got one more token: no tensor is read
             return [Span(one, row, one.next_position, 1) for row, one in enumerate(batch.requests) if not one.ended]
-        table = layout(rows, columns, past, kwargs)
+        table = layout(grid.rows, columns, past, kwargs)
         if fresh or batch.columns <= prompt or (generation is None and columns > 1):
-            _measure_prompts(batch, table, rest=max(0, prompt - batch.columns))
-        return [
-            Span(request, row * columns + span.column, span.first, span.length)
-            for row, (request, span) in enumerate(zip(batch.requests, table, strict=True))
-            if span.length and not request.ended
-        ]
+            batch.measure_prompts(table, rest=max(0, prompt - batch.columns))
+            label_media(self._media, batch, table, kwargs.get("input_ids", args[0] if args else None))
+        return batch.spans(table, columns)
 
     def _fresh(self, rows: int, generation: Generation | None) -> Batch:
-        if generation is None:
-            self.end_batch()
-        requests = [self._recorder.request(info, 0) for info in _names(rows)]
-        self._local.batch = batch = Batch(requests)
+        batch = self._local.batch
+        if batch is None or not batch.encoded:
+            batch = self._open(rows)
+        else:
+            batch.pass_on(rows, self._recorder)
         if generation is not None:
-            generation.heed(requests)
+            if batch.sources:
+                generation.restart()
+                generation.forget(batch.sources)
+            generation.heed(batch.requests)
+        return batch
+
+    def _open(self, rows: int, run: int = 0) -> Batch:
+        self.end_batch()
+        self._local.batch = batch = open_batch(self._recorder, rows, run)
         return batch
 
     def _end_rows(self, batch: Batch, generation: Generation) -> None:
@@ -162,9 +205,11 @@ class ForwardWatch:
 
     # one call of generate
 
-    def generating(self, call: Callable[[], Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def generating(
+        self, model: nn.Module, call: Callable[[], Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """``call``, with the forward passes of this thread meanwhile taken for its own."""
-        outer = self._enter(args, kwargs)
+        outer = self._enter(model, args, kwargs)
         try:
             return call()
         finally:
@@ -183,22 +228,23 @@ class ForwardWatch:
             self._faults.note("stopping_criteria", error)
             return criteria
 
-    def _enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Generation | None, Batch | None]:
+    def _enter(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Generation | None, Batch | None]:
         outer = (self._local.generation, self._local.batch)
         if outer[0] is None:
             self._guard(self.end_batch)
-        generation = Generation(kwargs.get("assistant_model"), prompt_columns(args, kwargs), stops=self._stops)
-        if len(self._held) < len(_WRAPPERS):
-            generation.refusal = f"generation by a version of transformers without {' and '.join(_WRAPPERS)}"
+        generation = Generation(kwargs.get("assistant_model"), prompt_columns(model, args, kwargs), stops=self._stops)
+        if outer[0] is not None:
+            generation.encoder_runs = outer[0].encoder_runs
+        if len(self._held) < len(WRAPPERS):
+            generation.refusal = f"generation by a version of transformers without {' and '.join(WRAPPERS)}"
         self._local.generation, self._local.batch = generation, None
         return outer
 
     def _leave(self, outer: tuple[Generation | None, Batch | None]) -> None:
         self._guard(self._recorder.abandon)
-        batch, generation = self._local.batch, self._local.generation
-        if batch is not None and generation is not None:
-            self._guard(lambda: self._recorder.finish(one for one in batch.requests if not one.ended))
-            self._guard(lambda: generation.forget(batch.requests))
+        self._guard(self.end_batch)
         self._local.generation, self._local.batch = outer[0], outer[1] if outer[0] is not None else None
 
     def _guard(self, function: Callable[[], None]) -> None:
@@ -208,81 +254,23 @@ class ForwardWatch:
             self._faults.note("generate", error)
 
 
-def _wrap_generate(original: Method) -> Method:
-    def generate(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        watch = _WATCHES.get(model)
-        if watch is None:
-            return original(model, *args, **kwargs)
-        return watch.generating(lambda: original(model, *args, **kwargs), args, kwargs)
-
-    return generate
-
-
-def _wrap_criteria(original: Method) -> Method:
-    def get_stopping_criteria(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        criteria = original(model, *args, **kwargs)
-        watch = _WATCHES.get(model)
-        if watch is None:
-            return criteria
-        return watch.overhear(criteria, kwargs["generation_config"] if "generation_config" in kwargs else args[0])
-
-    return get_stopping_criteria
-
-
-_WRAPPERS = {"generate": _wrap_generate, "_get_stopping_criteria": _wrap_criteria}
-_WATCHES: weakref.WeakKeyDictionary[nn.Module, ForwardWatch] = weakref.WeakKeyDictionary()
-
-
-def _model_hooks(watch: ForwardWatch, cost: Cost | None) -> tuple[Callable[..., None], Callable[..., None]]:
+def _step_hooks(
+    watch: ForwardWatch, stack: Stack, tapped: nn.Module, cost: Cost | None
+) -> tuple[Callable[..., None], Callable[..., None]]:
     """Plain functions: a bound method would be copied, with the whole tap, by a deep copy of the model.
 
     The copy carries these functions too, and is not what was tapped.
     """
     begin = watch.before if cost is None else cost.before(watch.before)
     end = watch.after if cost is None else cost.after(watch.after)
+    ours = weakref.ref(tapped)
 
-    def before(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if model is watch.model and not watch.suspended:
-            begin(args, kwargs)
+    def before(whole: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if whole is ours() and not watch.suspended:
+            begin(stack, whole, args, kwargs)
 
-    def after(model: nn.Module, _args: Any, _output: Any) -> None:
-        if model is watch.model and not watch.suspended:
+    def after(whole: nn.Module, _args: Any, _output: Any) -> None:
+        if whole is ours() and not watch.suspended:
             end()
 
     return before, after
-
-
-def _shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]:
-    """[rows, columns] of the input, as ids or as embeddings."""
-    for tokens in (kwargs.get("input_ids"), *args[:1], kwargs.get("inputs_embeds")):
-        if tokens is not None:
-            return int(tokens.shape[0]), int(tokens.shape[1])
-    raise Unsupported("a call without input_ids or inputs_embeds")
-
-
-def _continues(batch: Batch, generation: Generation | None, rows: int, past: int) -> bool:
-    """Within ``generate`` every pass belongs to the same rows; outside, only one on top of exactly what was fed so far."""
-    if len(batch.requests) != rows:
-        return False
-    return generation is not None or 0 < past == batch.columns
-
-
-def _measure_prompts(batch: Batch, table: list[RowSpan], rest: int) -> None:
-    """What this pass and, in a prefill by chunks, the ``rest`` still to come say of each prompt's length."""
-    for request, span in zip(batch.requests, table, strict=True):
-        if span.length and request.prompt_tokens <= request.next_position:
-            request.prompt_tokens = span.first + span.length + rest
-
-
-def _names(rows: int) -> list[RequestInfo]:
-    """The caller's names, each for as many rows as ``generate`` made of it; else fresh ones."""
-    infos = ROWS.get()
-    if infos and rows % len(infos) == 0:
-        copies = rows // len(infos)
-        return list(infos) if copies == 1 else [_child(info, k) for info in infos for k in range(copies)]
-    call = uuid.uuid4().hex
-    return [RequestInfo(f"gen-{call}-{row}") for row in range(rows)]
-
-
-def _child(info: RequestInfo, number: int) -> RequestInfo:
-    return replace(info, request_id=f"{info.request_id}/{number}")

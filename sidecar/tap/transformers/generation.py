@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -21,27 +22,19 @@ _BEAMS = (GenerationMode.BEAM_SEARCH, GenerationMode.BEAM_SAMPLE)
 
 
 @dataclass(slots=True)
-class Batch:
-    """The rows that consecutive forward passes have in common."""
-
-    requests: list[Request]
-    columns: int = 0  # fed so far, cached ones included
-
-
-@dataclass(slots=True)
 class Generation:
     """State of one call. Owned by the thread that generates."""
 
     assistant: object = None
     prompt_columns: int = 0
-    batch: Batch | None = None
     done: list[bool] = field(default_factory=list)  # per row; empty while none has ended
     news: bool = False  # ``done`` has changed
     refusal: str = ""
     stops: Stops | None = None
-    row_by_row: bool = False  # rows are sequences, which end one by one
+    row_by_row: bool | None = None  # rows are sequences, which end one by one; not known while the encoder runs
     names: list[str] = field(default_factory=list)  # wire ids, a row each
     blocked: deque[int] = field(default_factory=deque)  # rows to be ended; filled by the client's thread
+    encoder_runs: Iterator[int] = field(default_factory=count)  # speech is cut into windows, each with a run of its own
 
     def prepare(self, generation_config: Any) -> None:
         """Called by ``generate`` itself with the settings in force for this call."""
@@ -50,10 +43,15 @@ class Generation:
             self.refusal = f"generation by {mode.value}: rows may be computed and thrown away"
         self.row_by_row = mode in _ROW_BY_ROW
 
+    def restart(self) -> None:
+        """The encoder runs: whatever rows there were have ended, and the next ones are new."""
+        self.done, self.news, self.names = [], False, []
+        self.blocked.clear()
+
     def heed(self, requests: list[Request]) -> None:
         """Rows can be ended by a verdict from now on. Hypotheses of a beam search are no rows and cannot."""
         self.names = [request.wire_id for request in requests]
-        if self.stops is not None and self.row_by_row:
+        if self.stops is not None and self.row_by_row is not False:
             for row, request in enumerate(requests):
                 if request.chosen:  # nobody judges the others
                     self.stops.heed(request.wire_id, partial(self.blocked.append, row))
@@ -127,8 +125,10 @@ class _Padded(StoppingCriteria):
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
-def prompt_columns(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """Columns of the prompt given to ``generate``; 0 if it is not a plain tensor."""
+def prompt_columns(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Columns of the prompt given to ``generate``; 0 if it is not a plain tensor, or an encoder's."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        return 0
     for prompt in (kwargs.get("inputs_embeds"), kwargs.get("input_ids"), kwargs.get("inputs"), *args[:1]):
         if isinstance(prompt, torch.Tensor) and prompt.ndim >= 2:
             return int(prompt.shape[1])

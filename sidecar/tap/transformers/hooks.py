@@ -1,20 +1,22 @@
-"""Forward hooks after the chosen blocks: they keep the chosen rows of the step that their thread is in, or the plan's readings."""
+"""Hooks at the chosen sites: they keep the chosen rows of the step that their thread is in, or the plan's readings."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sidecar.tap.client import TapClient
 from sidecar.tap.cost import Cost
-from sidecar.tap.faults import Faults
+from sidecar.tap.faults import Faults, Unsupported
 from sidecar.tap.recorder import Recorder
+from sidecar.tap.sites import NoPartError, Socket, find_socket
 from sidecar.tap.tensors.keeper import Keeper
-from sidecar.tap.transformers.blocks import find_blocks
-from sidecar.types import Site, TapPoint
+from sidecar.tap.transformers.blocks import StackParts, find_stacks
+from sidecar.tap.transformers.timesteps import averaged
+from sidecar.types import Stack, TapPoint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,30 +47,31 @@ class LayerHooks:
         client: TapClient,
         faults: Faults,
         *,
-        layers: Sequence[int] | None,
+        points: Sequence[TapPoint] | None,
         cost: Cost | None,
     ) -> None:
         self._model = weakref.ref(model)
         self._client = client
+        self._recorder = recorder
+        self._faults = faults
         self._keeper = Keeper(recorder, faults)
         self._cost = cost
-        self._fixed = None if layers is None else tuple(TapPoint(layer) for layer in sorted(set(layers)))
+        self._fixed = None if points is None else tuple(sorted(set(points)))
         self._asked: tuple[TapPoint, ...] | None = None
         self._handles: list[RemovableHandle] = []
         self._lock = threading.Lock()
         self.points: tuple[TapPoint, ...] = ()
 
     def refresh(self) -> None:
-        """Follow the sidecar's wish, or the fixed layers. Costs one comparison if nothing changed."""
+        """Follow the sidecar's wish, or the fixed points. Costs one comparison if nothing changed."""
         asked = self._client.settings.tap_points if self._fixed is None else self._fixed
         if asked is not self._asked:
             with self._lock:
                 self._install(asked)
 
-    @property
-    def asked(self) -> bool:
-        """Somebody wants rows, whether or not they can be had: what is asked for and not captured must show as missing."""
-        return bool(self._asked)
+    def asks(self, stack: Stack) -> bool:
+        """Somebody wants its rows, whether or not they can be had: what is asked for and not captured must show as missing."""
+        return any(point.stack is stack for point in self._asked or ())
 
     def remove(self) -> None:
         with self._lock:
@@ -82,20 +85,49 @@ class LayerHooks:
         model = self._model()
         if model is None or not asked:
             return
-        blocks = find_blocks(model)
-        self.points = tuple(point for point in asked if point.site is Site.RESID_POST and point.layer < len(blocks))
-        for point in self.points:
-            hook = _hook(point, self._keeper.keep)
-            hook = hook if self._cost is None else self._cost.inside(hook)
-            self._handles.append(blocks[point.layer].register_forward_hook(eager(hook)))
-        for point in set(asked) - set(self.points):
-            log.error(
-                "tap_point_not_captured tap_point=%s: only resid_post of the model's own blocks can be", point.name
-            )
+        stacks, points = find_stacks(model), []
+        for point in asked:
+            try:
+                socket = socket_at(stacks, point)
+            except NoPartError as missing:
+                log.error("tap_point_not_captured tap_point=%s: %s", point.name, missing)  # noqa: TRY400 - no bug of ours
+            else:
+                self._plug(socket, point)
+                points.append(point)
+        self.points = tuple(points)
+
+    def _plug(self, socket: Socket, point: TapPoint) -> None:
+        take = _taker(point, self._keeper, self._recorder, self._faults)
+        take = take if self._cost is None else self._cost.inside(take)
+        if socket.reads_input:
+            hook = eager(lambda _module, args: take(args[0]))
+            self._handles.append(socket.module.register_forward_pre_hook(hook))
+        else:
+            hook = eager(lambda _module, _args, output: take(output[0] if isinstance(output, tuple) else output))
+            self._handles.append(socket.module.register_forward_hook(hook))
 
 
-def _hook(point: TapPoint, keep: Callable[[TapPoint, Any], None]) -> Callable[[nn.Module, Any, Any], None]:
-    def hook(_block: nn.Module, _args: Any, output: Any) -> None:
-        keep(point, output[0] if isinstance(output, tuple) else output)
+def socket_at(stacks: Mapping[Stack, StackParts], point: TapPoint) -> Socket:
+    """Raises NoPartError if the model has no such stack, block or site."""
+    parts = stacks.get(point.stack)
+    if parts is None:
+        raise NoPartError(f"the model has no {point.stack.value} beside its own blocks")
+    if not 0 <= point.layer < len(parts.blocks):
+        raise NoPartError(f"its blocks are 0 .. {len(parts.blocks) - 1}")
+    return find_socket(parts.blocks[point.layer], point.site)
 
-    return hook
+
+def _taker(point: TapPoint, keeper: Keeper, recorder: Recorder, faults: Faults) -> Callable[[Any], None]:
+    def take(states: Any) -> None:
+        step = recorder.open
+        if step is None or not step.wanted:
+            return
+        try:
+            states = averaged(step, states)
+        except Unsupported as limit:
+            faults.note("timestep", limit)
+            recorder.fail()
+        else:
+            keeper.keep(point, states)
+
+    return take

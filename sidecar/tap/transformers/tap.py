@@ -14,13 +14,15 @@ from sidecar.tap.cost import Cost, TapCost
 from sidecar.tap.faults import Faults
 from sidecar.tap.patches import MissingNameError
 from sidecar.tap.recorder import Recorder
+from sidecar.tap.sites import NoPartError
 from sidecar.tap.step import RequestInfo
 from sidecar.tap.transformers.batching import BatchWatch
-from sidecar.tap.transformers.blocks import find_blocks
+from sidecar.tap.transformers.blocks import find_stacks
 from sidecar.tap.transformers.context import ROWS
 from sidecar.tap.transformers.forward import ForwardWatch
-from sidecar.tap.transformers.hooks import LayerHooks
+from sidecar.tap.transformers.hooks import LayerHooks, socket_at
 from sidecar.tap.transformers.stops import Stops
+from sidecar.tap.transformers.timesteps import TIMESTEPS, Timesteps
 from sidecar.types import SamplingPolicy, TapPoint
 
 if TYPE_CHECKING:
@@ -39,20 +41,18 @@ class Tap:
         model: nn.Module,
         client: TapClient,
         *,
-        layers: Sequence[int] | None,
+        layers: Sequence[int | str] | None,
         sampling: SamplingPolicy | None,
         measure_cost: bool,
         owns_client: bool,
         stop_on_block: bool = False,
     ) -> None:
-        depth = len(find_blocks(model))
-        if layers is not None and not all(0 <= layer < depth for layer in layers):
-            raise ValueError(f"layers must lie in 0 .. {depth - 1}")
+        points = None if layers is None else _points(model, layers)
         self.client = client
         self._cost = Cost() if measure_cost else None
         self._faults = Faults()
         self._recorder = Recorder(client, sampling)
-        self._hooks = LayerHooks(model, self._recorder, client, self._faults, layers=layers, cost=self._cost)
+        self._hooks = LayerHooks(model, self._recorder, client, self._faults, points=points, cost=self._cost)
         self._stops = Stops() if stop_on_block else None
         self._forward = ForwardWatch(self._recorder, self._hooks, self._faults, self._cost, self._stops)
         self._batching = BatchWatch(self._recorder, self._hooks, self._forward, self._faults, self._cost, self._stops)
@@ -130,6 +130,20 @@ class Tap:
             ROWS.reset(token)
             self._forward.end_batch()
 
+    @contextmanager
+    def timesteps(self, at: int | str = "timestep", *, scale: float = 1.0) -> Iterator[None]:
+        """Calls of the model inside are steps of a denoising loop, within ``requests``, which name the rows of its batch.
+
+        at: the timestep of every call, or the name of the model's argument that has it, one number or one a row, which times
+        ``scale`` is rounded to the position (flows count from 0 to 1: scale them by 1000). What is captured of a call is one
+        row a request: the mean of its states [N, D]. Of several calls at one timestep the first is.
+        """
+        token = TIMESTEPS.set(Timesteps(at, scale))
+        try:
+            yield
+        finally:
+            TIMESTEPS.reset(token)
+
     @property
     def points(self) -> tuple[TapPoint, ...]:
         """Where rows are captured now: known with the first step after the sidecar's wish."""
@@ -154,6 +168,18 @@ class Tap:
         if self._cost is None:
             raise RuntimeError("attach with measure_cost=True to measure the tap's cost")
         return self._cost.read()
+
+
+def _points(model: nn.Module, layers: Sequence[int | str]) -> list[TapPoint]:
+    """Raises ValueError for what the model has not."""
+    stacks = find_stacks(model)
+    points = [TapPoint(one) if isinstance(one, int) else TapPoint.parse(one) for one in layers]
+    for point in points:
+        try:
+            socket_at(stacks, point)
+        except NoPartError as missing:
+            raise ValueError(f"{point.name}: {missing}") from None
+    return points
 
 
 def tap_of(model: nn.Module) -> Tap | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sidecar.tap.address import default_address
 from sidecar.tap.client import TapClient
+from sidecar.tap.faults import TapRefusedError
 from sidecar.tap.limits import limits_from_environment
 from sidecar.tap.vllm import v1, v2
 from sidecar.tap.vllm.identity import engine_id, identify
@@ -17,17 +18,13 @@ from sidecar.tap.vllm.known import refusal
 from sidecar.tap.vllm.shelf import Shelf
 from sidecar.tap.vllm.sites import NotHereError, Way, find_layers, find_socket, hook_socket
 from sidecar.tap.vllm.watch import StepWatch
-from sidecar.tap.vllm.wish import VARIABLE, Wish
+from sidecar.tap.wish import VARIABLE, Wish
 from sidecar.types import Site, TapPoint
 
 log = logging.getLogger("stethoscope.tap")
 
 _ASK_S = 10.0
 _salt = ""
-
-
-class TapRefusedError(Exception):
-    """This worker is not tapped; the text says why, for people."""
 
 
 def install(worker: Any, wish: Wish) -> None:
@@ -78,7 +75,7 @@ def _check(runner: Any, config: Any, version: str, wish: Wish) -> None:
         raise TapRefusedError(why)
     if wish.hooks and compiled(config):
         raise TapRefusedError(
-            "plain hooks never run in a compiled model: serve with --enforce-eager, or leave out 'hooks:'"
+            "nothing says that a compiled model runs plain hooks: serve with --enforce-eager, or leave out 'hooks:'"
         )
     if getattr(runner, "pcp_manager", None) is not None:
         raise TapRefusedError("prefill context parallelism deals the rows of a request to several ranks")

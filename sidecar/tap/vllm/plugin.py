@@ -32,7 +32,7 @@ def register() -> None:
 
 def _register(wanted: str) -> None:
     from sidecar.tap.vllm.known import refusal
-    from sidecar.tap.vllm.wish import parse_wish
+    from sidecar.tap.wish import parse_wish
 
     try:
         wish = parse_wish(wanted)

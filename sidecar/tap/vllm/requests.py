@@ -1,7 +1,6 @@
 """What vLLM's scheduler says of its requests, turned into the tap's: who they are, and what a caller asked of the tap for them.
 
-A caller tells more in ``vllm_xargs`` of the request: ``traceparent``; ``stethoscope``, "always" or "never", for sampling; and
-``stethoscope_route``, ``_tenant``, ``_language``, ``_session_hash``, ``_canary``.
+A caller tells more in ``vllm_xargs`` of the request: see ``sidecar.tap.asked``.
 """
 
 from __future__ import annotations
@@ -10,11 +9,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sidecar.tap.asked import chosen, request_info
 from sidecar.tap.recorder import Recorder
 from sidecar.tap.step import Request, RequestInfo
 
 _INTERNAL = re.compile(r"(.+)-[0-9a-f]{8}")
-_CHOSEN = {"always": True, "never": False}
 
 
 def told_id(internal: str) -> str:
@@ -55,9 +54,7 @@ class Requests:
         if name in self._names:  # two at once under one name: the sidecar is to tell them apart
             name = new.req_id
         asked = getattr(new.sampling_params, "extra_args", None) or {}
-        request = self._recorder.request(
-            _info(name, new, asked), new.prompt_len, chosen=_CHOSEN.get(str(asked.get("stethoscope", "")))
-        )
+        request = self._recorder.request(_info(name, new, asked), new.prompt_len, chosen=chosen(asked))
         self._open[new.req_id], self._names[name] = request, new.req_id
         self._limits[new.req_id] = Limits(new.sampling_params, new.prompt_len)
 
@@ -95,13 +92,5 @@ class Limits:
 
 def _info(name: str, new: Any, asked: Mapping[str, Any]) -> RequestInfo:
     headers = getattr(new, "trace_headers", None) or {}
-    return RequestInfo(
-        name,
-        traceparent=str(asked.get("traceparent") or headers.get("traceparent") or ""),
-        route=str(asked.get("stethoscope_route", "")),
-        tenant=str(asked.get("stethoscope_tenant", "")),
-        language=str(asked.get("stethoscope_language", "")),
-        session_id_hash=str(asked.get("stethoscope_session_hash", "")),
-        canary=str(asked.get("stethoscope_canary", "")).lower() in ("1", "true"),
-        adapter=str(getattr(new.lora_request, "lora_name", "") or ""),
-    )
+    adapter = getattr(new.lora_request, "lora_name", "") or ""
+    return request_info(name, asked, traceparent=str(headers.get("traceparent") or ""), adapter=str(adapter))

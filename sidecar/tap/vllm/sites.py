@@ -4,7 +4,8 @@
   replay it. Needs a model that can, and nobody else who asks for it.
 - **operator**: an operator of ours, called from a hook, traced into the graph: it copies the rows to a buffer that stays where it
   is, so that a replayed graph copies them too. For heads and MLPs, for models without auxiliary outputs, and for pipeline stages.
-- **hook**: a plain forward hook. A compiled model would run it once, while it is traced, and never again: only where nothing is.
+- **hook**: a plain forward hook. What a compiled model makes of it is the compiler's business, and may be nothing: only where
+  nothing is compiled.
 """
 
 from __future__ import annotations

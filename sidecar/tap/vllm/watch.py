@@ -119,7 +119,12 @@ class StepWatch:
             after(rows, outputs)
             spent = cost.read()
             if spent.steps % _TOLD_STEPS == 0:
-                log.info("tap_cost steps=%d tap_cpu_ns=%d forward_cpu_ns=%d", spent.steps, spent.tap_cpu_ns, spent.forward_cpu_ns)
+                log.info(
+                    "tap_cost steps=%d tap_cpu_ns=%d forward_cpu_ns=%d",
+                    spent.steps,
+                    spent.tap_cpu_ns,
+                    spent.forward_cpu_ns,
+                )
 
         return told
 

@@ -1,4 +1,4 @@
-"""What ``STETHOSCOPE_TAP`` asks for: the one variable that puts a tap into vLLM."""
+"""What ``STETHOSCOPE_TAP`` asks for: the one variable that puts a tap into an engine that loads plugins."""
 
 from __future__ import annotations
 

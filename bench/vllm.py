@@ -1,0 +1,212 @@
+"""What the tap costs a real vLLM: two servers, one of them tapped, take turns under the same load.
+
+Throughput and the slowest requests are ratios, round by round; and the tap's CPU time on the engine's own thread is a share of
+the forward pass that it rides on, since noise hides one per cent of throughput. Then the sidecar is slowed, frozen and killed under
+load. ``python -m bench.vllm [--short]``; results with every round in bench/vllm.json.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from bench.machine import describe
+from bench.row import Row, ratio
+from bench.serving import Served, serving
+from probes.recipe import ZOO
+from probes.smollm2 import cache_folder, prepared_model
+from tests.engines.environment import VLLM
+from tests.engines.vllm_server import VllmServer
+
+RESULTS = Path(__file__).parent / "vllm.json"
+_CLIENTS, _TOKENS, _REQUESTS = 8, 48, 16
+_COST = re.compile(r"tap_cost steps=(\d+) tap_cpu_ns=(\d+) forward_cpu_ns=(\d+)")
+_CONNECTED_S = 30.0
+_PROMPT = "Write two sentences about how bread is made, and one about who makes it. Number {}."
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Tokens a second, seconds of each request, and how many failed."""
+
+    tokens_per_s: float
+    took_s: tuple[float, ...]
+    failed: int
+
+    @property
+    def p99_s(self) -> float:
+        return float(np.quantile(self.took_s, 0.99))
+
+
+@dataclass(slots=True)
+class Phase:
+    """Rounds of the untapped and the tapped server, by turns."""
+
+    name: str
+    bare: list[Round] = field(default_factory=list)
+    tapped: list[Round] = field(default_factory=list)
+    tap_ns: int = 0
+    forward_ns: int = 0
+    steps: int = 0
+
+    def rows(self) -> Iterator[Row]:
+        over = [one.tokens_per_s for one in self.tapped], [one.tokens_per_s for one in self.bare]
+        yield ratio(f"vLLM throughput, tapped / not, {self.name}", *over, note=f"{len(self.tapped)} pairs")
+        slow = [one.p99_s for one in self.tapped], [one.p99_s for one in self.bare]
+        yield ratio(f"vLLM p99 of a request, tapped / not, {self.name}", *slow)
+        if self.forward_ns:
+            share = self.tap_ns / self.forward_ns
+            yield Row(f"vLLM engine-thread CPU, tap / forward, {self.name}", share, note=f"{self.steps} steps").at_most(
+                0.01
+            )
+        yield Row(f"vLLM requests failed, {self.name}", sum(one.failed for one in self.tapped)).at_most(0)
+
+
+def load(server: VllmServer, number: int) -> Round:
+    """A round: so many requests by so many clients, each another prompt, so that no prefix is cached for long."""
+
+    def ask(place: int) -> tuple[float, int]:
+        begun_s = time.perf_counter()
+        try:
+            done = server.complete(_PROMPT.format(number * _REQUESTS + place), max_tokens=_TOKENS, ignore_eos=True)
+        except Exception:  # noqa: BLE001 - counted: none may fail
+            return time.perf_counter() - begun_s, 0
+        return time.perf_counter() - begun_s, len(done.tokens)
+
+    begun_s = time.perf_counter()
+    with ThreadPoolExecutor(_CLIENTS) as pool:
+        made = list(pool.map(ask, range(_REQUESTS)))
+    took_s = time.perf_counter() - begun_s
+    return Round(sum(n for _, n in made) / took_s, tuple(s for s, _ in made), sum(not n for _, n in made))
+
+
+def cost(server: VllmServer) -> tuple[int, int, int]:
+    """Steps, nanoseconds of the tap and of the forward pass so far, as the tap last told them."""
+    told = [found for line in server.log if (found := _COST.search(line))]
+    return tuple(map(int, told[-1].groups())) if told else (0, 0, 0)  # type: ignore[return-value]  # three groups
+
+
+def measure(name: str, bare: VllmServer, tapped: VllmServer, rounds: int) -> Phase:
+    phase, before = Phase(name), cost(tapped)
+    for number in range(rounds + 1):  # the first one warms
+        for server, line in ((bare, phase.bare), (tapped, phase.tapped))[:: 1 if number % 2 else -1]:
+            made = load(server, number)
+            if number:
+                line.append(made)
+    steps, tap_ns, forward_ns = (now - then for now, then in zip(cost(tapped), before, strict=True))
+    phase.steps, phase.tap_ns, phase.forward_ns = steps, tap_ns, forward_ns
+    return phase
+
+
+def connected(server: VllmServer, times: int) -> None:
+    """Wait until the tap has connected so many times."""
+    ends_s = time.monotonic() + _CONNECTED_S
+    while sum(" connected why=" in line for line in server.log) < times:
+        if time.monotonic() > ends_s:
+            raise RuntimeError("the tap did not connect")
+        time.sleep(0.1)
+
+
+@contextmanager
+def slowed(served: Served) -> Iterator[None]:
+    """Half of the time it stands still, in pieces of 50 ms."""
+    over = threading.Event()
+    processes = [psutil.Process(pid) for pid in (served.worker_pid, served.control_pid)]
+
+    def hold() -> None:
+        while not over.wait(0.05):
+            for one in processes:
+                one.suspend()
+            over.wait(0.05)
+            for one in processes:
+                one.resume()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def frozen(served: Served) -> Iterator[None]:
+    processes = [psutil.Process(pid) for pid in (served.worker_pid, served.control_pid)]
+    for one in processes:
+        one.suspend()
+    try:
+        yield
+    finally:
+        for one in processes:
+            one.resume()
+
+
+def run(rounds: int) -> list[Phase]:
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stv-", dir="/tmp")))
+        environment = stack.enter_context(VLLM.environment(cache_folder()))
+        model, address = prepared_model(progress=False), f"unix:{home}/s"
+        folders = [home / "bare", home / "tapped"]
+        for folder in folders:
+            folder.mkdir()
+        home.chmod(0o700)
+        env = {"STETHOSCOPE_TAP": "8,14", "STETHOSCOPE_ADDRESS": address, "STETHOSCOPE_TAP_COST": "1"}
+        bare = stack.enter_context(VllmServer(environment, model, folders[0], eager=False))
+        tapped = stack.enter_context(VllmServer(environment, model, folders[1], eager=False, env=env))
+        return list(_phases(bare, tapped, address, rounds))
+
+
+def _phases(bare: VllmServer, tapped: VllmServer, address: str, rounds: int) -> Iterator[Phase]:
+    def phase(name: str, around: Callable[[Served], Any] | None, times: int, *settings: str) -> Phase:
+        with serving(ZOO, *settings, address=address) as served:
+            connected(tapped, times)
+            if around is None:
+                return measure(name, bare, tapped, rounds)
+            with around(served):
+                return measure(name, bare, tapped, rounds)
+
+    yield measure("attached, no sidecar", bare, tapped, rounds)
+    yield phase("default sampling, 10 % of requests", None, 1)
+    yield phase("every request", None, 2, "sampling.request_fraction=1.0")
+    yield phase("sidecar slowed", slowed, 3, "sampling.request_fraction=1.0")
+    yield phase("sidecar frozen", frozen, 4, "sampling.request_fraction=1.0")
+    with serving(ZOO, "sampling.request_fraction=1.0", address=address) as served:
+        connected(tapped, 5)
+        for pid in (served.worker_pid, served.control_pid):
+            psutil.Process(pid).send_signal(signal.SIGKILL)
+        yield measure("sidecar killed", bare, tapped, rounds)
+
+
+def main() -> int:
+    phases = run(3 if "--short" in sys.argv else 10)
+    rows = [row for phase in phases for row in phase.rows()]
+    for row in rows:
+        interval = "" if row.interval is None else f" [{row.interval[0]:.3g}, {row.interval[1]:.3g}]"
+        goal = "" if row.goal is None else f" (goal {row.goal}: {'met' if row.met else 'missed'})"
+        print(f"{row.name}: {row.value:.3g}{interval}{goal}")
+    raw = {
+        phase.name: {"bare": list(map(asdict, phase.bare)), "tapped": list(map(asdict, phase.tapped))}
+        for phase in phases
+    }
+    made = {"machine": describe(), "rows": list(map(asdict, rows)), "rounds": raw}
+    RESULTS.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

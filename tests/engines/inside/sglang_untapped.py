@@ -1,0 +1,32 @@
+"""Prints, as JSON, what our plugin does to processes of SGLang: without its variable, without a scheduler, and with both."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib.metadata import entry_points
+from types import ModuleType
+
+from stand_ins import stand_in
+
+stand_in("triton", "IPython", "orjson")
+
+from sglang.srt.plugins import load_plugins  # noqa: E402 - behind the stand-ins
+from sglang.srt.plugins.hook_registry import HookRegistry  # noqa: E402
+
+SCHEDULER = "sglang.srt.managers.scheduler"
+
+before = set(sys.modules)
+load_plugins()
+looked = {
+    "modules": sorted(name for name in set(sys.modules) - before if name.split(".")[0] == "sidecar"),
+    "untapped": list(HookRegistry._hooks),  # noqa: SLF001 - it has no other list
+}
+os.environ["STETHOSCOPE_TAP"] = "on"
+(ours,) = entry_points(group="sglang.srt.plugins", name="stethoscope")
+ours.load()()
+looked["without a scheduler"] = list(HookRegistry._hooks)  # noqa: SLF001
+sys.modules[SCHEDULER] = ModuleType(SCHEDULER)  # as if it had been imported
+ours.load()()
+print(json.dumps({**looked, "tapped": len(HookRegistry._hooks)}))  # noqa: SLF001

@@ -1,0 +1,172 @@
+"""SGLang, which was not run: it needs CUDA. Its own plugin loader, settings, batches, worker and scheduler are driven, around a stub
+of the model's runner whose states say which row SGLang takes them for; and what the models do is read in their source."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from probes.smollm2 import cache_folder
+from sidecar.tap.sglang.known import KNOWN, NAMES
+from sidecar.tap.source import source_digest
+from sidecar.types import TapPoint
+from tests.engines.environment import HERE, Environment
+from tests.engines.models import WIDTH, tiny_model
+from tests.engines.sglang_source import LOCK, sglang_source
+from tests.engines.tapped import asking
+from tests.service_fixtures import private_folder
+from tests.tap.receiver import Receiver, decode, segments_of
+
+POINTS = (TapPoint(1), TapPoint(2))
+
+
+@dataclass(frozen=True, slots=True)
+class Driven:
+    """What SGLang's own objects said of the steps, and what came to the sidecar's end of the wire."""
+
+    told: dict[str, Any]
+    receiver: Receiver
+
+
+@pytest.fixture(scope="module")
+def source() -> Path:
+    return sglang_source(cache_folder())
+
+
+@pytest.fixture(scope="module")
+def driven(vllm: Environment, source: Path) -> Iterator[Driven]:
+    """In vLLM's environment: it has the versions of torch and transformers that SGLang wants, for CPUs."""
+    with private_folder() as folder:
+        receiver = Receiver(f"unix:{folder}/s", asking(*POINTS))
+        receiver.start()
+        try:
+            env = {"PYTHONPATH": str(source), "STETHOSCOPE_TAP": "1,2", "STETHOSCOPE_ADDRESS": receiver.address}
+            env["STETHOSCOPE_ENGINE_ID"] = "sglang-test"
+            script = str(HERE / "inside" / "sglang_contract.py")
+            printed = vllm.run("-W", "ignore", script, str(tiny_model("llama")), env=env)
+            yield Driven(json.loads(printed.splitlines()[-1]), receiver)
+        finally:
+            receiver.stop()
+
+
+def test_the_source_that_is_read_here_is_one_that_the_tap_knows(source: Path) -> None:
+    version = LOCK.read_text().split("==")[1].split()[0]
+    assert KNOWN.get(source_digest(source / "sglang", NAMES)) == version
+
+
+def test_sglangs_loader_finds_the_plugin_and_its_registry_puts_the_hooks_on(driven: Driven) -> None:
+    assert set(driven.told["before"].values()) == {False}
+    assert set(driven.told["after"].values()) == {True}
+
+
+def test_without_its_variable_nothing_is_hooked_and_nothing_of_ours_is_imported(vllm: Environment, source: Path) -> None:
+    printed = vllm.run("-W", "ignore", str(HERE / "inside" / "sglang_untapped.py"), env={"PYTHONPATH": str(source)})
+    looked = json.loads(printed.splitlines()[-1])
+    assert looked == {
+        "modules": ["sidecar", "sidecar.tap", "sidecar.tap.sglang", "sidecar.tap.sglang.plugin"],
+        "untapped": [],
+        "without a scheduler": [],
+        "tapped": 3,
+    }
+
+
+def test_each_row_is_the_one_that_sglangs_own_forward_batch_has_for_its_request_and_position(driven: Driven) -> None:
+    """The stub wrote into each row its place and position as ForwardBatch has them."""
+    captured = {}
+    for batch in driven.receiver.batches:
+        rows = {point: decode(tensor) for point, tensor in zip(POINTS, batch.tensors, strict=True)}
+        row = 0
+        for segment in segments_of(batch):
+            for position in segment.positions:
+                for place, point in enumerate(POINTS):
+                    assert rows[point].shape[1] == WIDTH
+                    assert rows[point][row, 1] == position + 0.25 * place
+                key = (segment.request_id, position)
+                assert key not in captured, "twice"
+                captured[key] = batch.step
+                row += 1
+    computed = {(rid, at) for step in driven.told["rows"] for rid, at in step if rid not in ("HEALTH_CHECK_1", "draft")}
+    assert captured.keys() == computed - {("two", at) for at in range(4)}, "but for what was computed again"
+    assert [len({step for (rid, _), step in captured.items() if rid == name}) for name in ("one", "two")] == [3, 4]
+
+
+def test_the_rows_of_a_step_are_told_apart_by_request(driven: Driven) -> None:
+    first = driven.receiver.batches[0]
+    assert [(one.request_id, list(one.positions), one.prompt_tokens) for one in segments_of(first)] == [
+        ("two", [4, 5], 6), ("one", [0, 1, 2], 5), ("lost", [0, 1], 2)
+    ]  # fmt: skip
+    assert decode(first.tensors[0])[:, 0].tolist() == [0, 0, 1, 1, 1, 3, 3]
+    assert segments_of(first)[0].traceparent.startswith("00-4bf92f")
+    assert segments_of(first)[0].route == "chat"
+
+
+def test_what_the_radix_cache_had_is_unseen_and_no_token_is_counted_twice(driven: Driven) -> None:
+    computed = sum(len(step) for step in driven.told["rows"])
+    assert driven.told["tokens"] == computed
+    again, checked, draft = 8, 1, 1
+    assert driven.told["unseen"] == {"prefix_cache": 4, "sampling": again + checked, "unsupported": draft}
+    assert driven.told["errors"] == {"steps without the scheduler's word": 1}
+
+
+def test_a_request_ends_when_it_is_finished_or_forgotten(driven: Driven) -> None:
+    assert driven.receiver.finished == ["one", "two", "lost", "last"]
+
+
+def test_what_cannot_be_tapped_is_refused_with_what_to_do(driven: Driven) -> None:
+    refusals = driven.told["refusals"]
+    flags = "--enable-return-aux-hidden-states --speculative-algorithm EAGLE3 --return-aux-hidden-state-layer-ids 1 2"
+    assert flags in refusals["untold"]
+    assert flags in refusals["other layers"]
+    assert "pipeline" in refusals["pipeline"]
+    assert "another process" in refusals["disaggregated"]
+    assert refusals["second rank"] == "", "the other ranks have the same states"
+    assert driven.told["replica"] == "sglang-test/dp1"
+
+
+def test_the_sidecar_is_told_which_model_it_is(driven: Driven) -> None:
+    model = driven.receiver.registrations[-1].model
+    assert (model.architecture, model.layers, model.width, model.engine) == ("LlamaForCausalLM", 4, WIDTH, "sglang")
+    assert (model.dtype, model.quantisation, model.engine_version) == ("float32", "none", "0.5.23")
+
+
+def _methods(source: Path, name: str) -> dict[str, ast.FunctionDef]:
+    """The method of this name of every language model that has it, by file and class."""
+    found = {}
+    for path in sorted((source / "sglang" / "srt" / "models").glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            for one in node.body if isinstance(node, ast.ClassDef) else ():
+                if isinstance(one, ast.FunctionDef) and one.name == name:
+                    found[f"{path.name}:{node.name}"] = one
+    return found
+
+
+def test_models_that_hand_out_layers_say_where_the_tap_looks(source: Path) -> None:
+    """All of them leave the list of blocks, before which a state is taken, on the model inside: never on themselves alone."""
+    setters = _methods(source, "set_eagle3_layers_to_capture")
+    assert len(setters) >= 20
+    for name, method in setters.items():
+        written = {ast.unparse(one) for one in ast.walk(method) if isinstance(one, ast.Attribute)}
+        calls = {one for one in written if one.endswith(".set_eagle3_layers_to_capture")}
+        kept = {one for one in written if one.endswith("layers_to_capture")} - calls
+        assert calls or kept & {"self.model.layers_to_capture", "self.language_model.layers_to_capture", "self.layers_to_capture"}, name
+
+
+@pytest.mark.parametrize("model", ["llama", "qwen2", "qwen3", "gemma3_causal", "gpt_oss"])
+def test_a_layer_that_is_asked_for_is_taken_where_the_next_block_begins(source: Path, model: str) -> None:
+    (method,) = (one for name, one in _methods(source, "set_eagle3_layers_to_capture").items() if name.startswith(f"{model}.py:"))
+    assert "[val + 1 for val in layer_ids]" in ast.unparse(method)
+
+
+def test_the_health_checks_are_known_by_the_prefix_that_sglang_gives_them(source: Path) -> None:
+    from sidecar.tap.sglang.requests import HEALTH_CHECK
+
+    tree = ast.parse((source / "sglang" / "srt" / "constants.py").read_text(encoding="utf-8"))
+    told = {ast.unparse(one.targets[0]): one.value for one in tree.body if isinstance(one, ast.Assign)}
+    assert ast.literal_eval(told["HEALTH_CHECK_RID_PREFIX"]) == HEALTH_CHECK

@@ -1,0 +1,96 @@
+"""What must never pass in silence: hooks that a compiled model does not run, and a vLLM that the tap does not know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sidecar.types import TapPoint
+from tests.e2e.own import write_artifacts
+from tests.engines.beside import Beside, beside
+from tests.engines.environment import HERE, Environment
+from tests.engines.models import tiny_model
+from tests.engines.vllm_server import VllmServer
+from tests.waiting import until
+
+POINT = TapPoint(1)
+PROMPT = list(range(500, 540))
+HOOKS = {"STETHOSCOPE_TAP": f"hooks:{POINT.name}"}
+WITHIN_S = 5.0
+
+
+@pytest.fixture(scope="module")
+def answer() -> list[int]:
+    """What the model says by itself."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model("llama"), dtype=torch.float32).eval()
+    with torch.no_grad():
+        made = model.generate(torch.tensor([PROMPT]), max_new_tokens=8, do_sample=False)
+    tokens: list[int] = made[0, len(PROMPT) :].tolist()
+    return tokens
+
+
+@pytest.fixture(scope="module")
+def hooked(vllm: Environment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beside]:
+    """Compiled, with plain hooks in it all the same, beside a sidecar with a probe of this model."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, own = tiny_model("llama"), tmp_path_factory.mktemp("own")
+    write_artifacts(AutoModelForCausalLM.from_pretrained(model), POINT.layer, own, AutoTokenizer.from_pretrained(model))
+    forced = {**HOOKS, "PYTHONPATH": str(HERE / "inside")}
+    extension = "--worker-extension-cls=plain_hooks.Nothing"
+    with beside(vllm, model, own, extension, eager=False, engine_env=forced) as both:
+        yield both
+
+
+def test_plain_hooks_are_refused_in_a_compiled_model_and_serving_goes_on_as_without_them(
+    vllm: Environment, tmp_path: Path, answer: list[int]
+) -> None:
+    with VllmServer(vllm, tiny_model("llama"), tmp_path, env=HOOKS, eager=False) as server:
+        (told,) = [line for line in server.log if "not_tapped" in line]
+        assert "ERROR" in told
+        assert "nothing says that a compiled model runs plain hooks" in told
+        assert "vLLM goes on as it is" in told
+        assert server.complete(PROMPT, max_tokens=8).tokens == answer
+        assert not [line for line in server.log if "tapped engine_id=" in line]
+
+
+def test_the_self_test_says_before_the_first_request_that_nothing_comes(hooked: Beside) -> None:
+    (told,) = [line for line in hooked.server.log if "self_test" in line]
+    assert "ERROR" in told
+    assert f"tap_point={POINT.name}: no states come" in told
+
+
+def test_a_compiled_model_that_runs_no_hook_answers_and_is_blind_within_five_seconds(
+    hooked: Beside, answer: list[int]
+) -> None:
+    client = hooked.client
+    assert hooked.server.complete(PROMPT, max_tokens=8).tokens == answer
+
+    def state() -> tuple[bool, str]:
+        (point,) = client.status().coverage
+        return point.blind, point.reason
+
+    until(lambda: state() == (True, "not_seen"), WITHIN_S)
+    (point,) = client.status().coverage
+    assert (point.tap_point, point.expected, point.seen) == (POINT.name, len(PROMPT) + 7, 0)
+    series = client.series()
+    assert series[f'stethoscope_blind{{tap_point="{POINT.name}"}}'] == "1"
+    assert series['stethoscope_blind{tap_point="any"}'] == "1"
+    assert series[f'stethoscope_tokens_seen_total{{tap_point="{POINT.name}"}}'] == "0"
+    assert float(series[f'stethoscope_tokens_expected_total{{tap_point="{POINT.name}"}}']) == len(PROMPT) + 7
+
+
+def test_a_vllm_whose_sources_are_not_known_is_left_as_it_is_and_the_log_says_why(vllm: Environment) -> None:
+    surroundings = {"VLLM_PLUGINS": "stethoscope", "STETHOSCOPE_TAP": "on"}
+    printed = vllm.run(str(HERE / "inside" / "unknown_version.py"), env=surroundings)
+    told = json.loads(printed.splitlines()[-1])
+    assert told["replaced"] == []
+    (why,) = [line for line in told["said"] if "not_tapped" in line]
+    assert why.startswith("ERROR not_tapped: the source of this vLLM is not one that the tap knows (part plugin, ")
+    assert why.endswith("; known: 0.1.0); vLLM goes on as it is")
