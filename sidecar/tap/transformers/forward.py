@@ -182,10 +182,12 @@ class ForwardWatch:
             batch = self._open(rows)
         else:
             batch.pass_on(rows, self._recorder)
-        if generation is not None:
-            if batch.sources:
+            if not batch.sources:
+                return batch  # heeded since the encoder ran
+            if generation is not None:
                 generation.restart()
                 generation.forget(batch.sources)
+        if generation is not None:
             generation.heed(batch.requests)
         return batch
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from sidecar.tap.vllm import install
 from sidecar.tap.sites import Socket
+from sidecar.tap.vllm import install
 from sidecar.tap.vllm.shelf import Take
 
 
