@@ -1,4 +1,4 @@
-"""The command ``sidecar``: serve, check, status, demo, config schema. Heavy imports wait until a command needs them."""
+"""The command ``sidecar``: serve, check, status, ingest, demo, config schema. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 EX_CONFIG = 78  # sysexits.h: the configuration is wrong
 EX_UNAVAILABLE = 69  # no sidecar answers
+EX_DATA = 65  # a file is not what it should be, or is not taken
 
 _FLAGS = {  # flag -> setting, help
     "--address": ("listen.address", "where taps connect: unix:/PATH, or HOST:PORT on loopback"),
@@ -51,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     status.add_argument("--address", help="as given to serve; default: this user's own socket")
     status.add_argument("--json", action="store_true", help="machine-readable")
     status.set_defaults(run=_status)
+    _add_ingest(commands.add_parser("ingest", help="send files of hidden states to a running sidecar"))
     demo = commands.add_parser("demo", help="a real model, a real server, live signals")
     demo.add_argument("--seconds", type=float, metavar="N", help="end after so long; default: until Ctrl-C")
     demo.add_argument("--summary", type=Path, metavar="FILE", help="write a JSON summary at the end")
@@ -65,8 +67,25 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_ingest(ingest: argparse.ArgumentParser) -> None:
+    ingest.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="safetensors as vLLM's connector writes them"
+    )
+    ingest.add_argument(
+        "--layers",
+        required=True,
+        metavar="N,N",
+        help="which blocks of the model, from 0, the file's layers come after, in order",
+    )
+    ingest.add_argument("--address", help="as given to serve; default: this user's own socket")
+    ingest.add_argument("--model", type=Path, metavar="FOLDER", help="whose states they are; default: the model served")
+    ingest.add_argument("--request-id", metavar="ID", help="of the only file; default: the name of the file")
+    ingest.add_argument("--engine-id", metavar="ID", help="default: file@ this host")
+    ingest.set_defaults(run=_ingest)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit status: 0 well, 78 wrong configuration, 69 no sidecar there."""
+    """Return the exit status: 0 well, 78 wrong configuration, 69 no sidecar there, 65 a file that is not taken."""
     args = build_parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = args.run
     return run(args)
@@ -160,6 +179,29 @@ def _status(args: argparse.Namespace) -> int:
         from sidecar.words import in_words
 
         print("\n".join(in_words(now)))
+    return 0
+
+
+def _ingest(args: argparse.Namespace) -> int:
+    from sidecar.ingest_file import FileEngine, IngestError, Layout, send_files
+    from sidecar.states_file import StatesFileError
+    from sidecar.tap.address import default_address, default_engine_id
+
+    layers = args.layers.split(",")
+    if not all(layer.isdecimal() for layer in layers) or (args.request_id and len(args.files) > 1):
+        _complain(["ingest: want --layers like 8,14, and --request-id with one file only"])
+        return EX_CONFIG
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    layout = Layout(tuple(map(int, layers)), args.model)
+    try:
+        with FileEngine(
+            args.address or default_address(), args.engine_id or default_engine_id("file"), layout
+        ) as engine:
+            for line in send_files(engine, args.files, args.request_id or ""):
+                print(line)
+    except (StatesFileError, IngestError) as error:
+        _complain([str(error)])
+        return EX_DATA
     return 0
 
 

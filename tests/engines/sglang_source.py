@@ -1,4 +1,4 @@
-"""The Python files of the real SGLang, by lock: to be read, and as far as they do without CUDA, to be driven."""
+"""The source of the real SGLang, by lock: to be read, and as far as it does without CUDA, to be driven."""
 
 from __future__ import annotations
 
@@ -28,4 +28,4 @@ def _unpack(folder: Path) -> None:
         subprocess.run([*pip, *wish], check=True, timeout=_DOWNLOAD_S)
         (wheel,) = Path(work).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(folder, [name for name in archive.namelist() if name.endswith(".py")])
+            archive.extractall(folder, [name for name in archive.namelist() if not name.endswith(".so")])

@@ -92,5 +92,5 @@ def test_a_vllm_whose_sources_are_not_known_is_left_as_it_is_and_the_log_says_wh
     told = json.loads(printed.splitlines()[-1])
     assert told["replaced"] == []
     (why,) = [line for line in told["said"] if "not_tapped" in line]
-    assert why.startswith("ERROR not_tapped: the source of this vLLM is not one that the tap knows (part plugin, ")
+    assert why.startswith("ERROR not_tapped: the source of this vllm is not one that the tap knows (part plugin, ")
     assert why.endswith("; known: 0.1.0); vLLM goes on as it is")

@@ -26,8 +26,13 @@ def test_rows_belong_to_the_requests_and_positions_of_the_runners_own_batch(capt
         "blocks.1.resid_post": [1000.0, 1001.0, 1002.0, 1003.0, 1004.0],
         "blocks.3.resid_post": [1000.25, 1001.25, 1002.25, 1003.25, 1004.25],
     }
-    assert first["info"] == ["", "00-a-b-01"]
     assert captured["behind"]["unseen"][0] == {"prefix_cache": 4}
+
+
+def test_a_requests_trace_and_its_adapter_go_with_its_rows(captured: dict[str, Any]) -> None:
+    first, second = captured["behind"]["steps"][:2]
+    assert first["info"] == [["", ""], ["00-a-b-01", "sql"]]
+    assert second["info"] == [["00-a-b-01", "sql"], ["", ""]]
 
 
 def test_what_a_preempted_request_computes_again_is_not_captured_twice(captured: dict[str, Any]) -> None:

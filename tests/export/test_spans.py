@@ -12,7 +12,7 @@ from opentelemetry.trace import StatusCode
 from sidecar.export import semconv
 from sidecar.export.spans import Chosen, Recorder, resource_of
 from sidecar.snapshot import EndedRequest
-from sidecar.types import Evidence, TraceParent
+from sidecar.types import Evidence, Medium, TraceParent
 from tests.export.examples import SAMPLED, SPAN_ID, TRACE_ID, UNSAMPLED, ended, score
 
 ROOT = 0x1234567890ABCDEF1234567890ABCDEF
@@ -81,7 +81,8 @@ def test_the_span_lasts_as_long_as_the_request_and_never_less_than_nothing() -> 
 
 
 def test_the_span_carries_the_request_and_every_score_with_its_evidence() -> None:
-    span, _ = record(ended(route="chat", adapter="sql", scores=(score("sentiment", 0.9), score("spam", 0.1))))
+    scores = (score("sentiment", 0.9), score("spam", 0.1))
+    span, _ = record(ended(route="chat", adapter="sql", media=((Medium.IMAGE, 4),), scores=scores))
     assert facts(span) == {
         "gen_ai.request.id": "request-1",
         "stethoscope.engine.id": "engine-1",
@@ -89,6 +90,7 @@ def test_the_span_carries_the_request_and_every_score_with_its_evidence() -> Non
         "stethoscope.adapter": "sql",
         "stethoscope.tokens.seen": 40,
         "stethoscope.tokens.unseen": 8,
+        "stethoscope.tokens.image": 4,
         "stethoscope.ended_by": "finished",
         "stethoscope.flagged": True,
         "stethoscope.probe.sentiment.score": 0.9,
@@ -155,7 +157,9 @@ def test_the_limit_on_attributes_cuts_whole_unflagged_signals_and_says_how_many(
     if limit:
         monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", limit)
     many = tuple(score(f"probe_{n:03}") for n in range(60))
-    span, events = record(ended(route="chat", adapter="sql", scores=(*many, score("zz_flagged", 0.99))))
+    media = tuple((medium, 1) for medium in Medium)
+    scores = (*many, score("zz_flagged", 0.99))
+    span, events = record(ended(route="chat", adapter="sql", media=media, scores=scores))
     told = facts(span)
     assert told["stethoscope.probe.zz_flagged.score"] == 0.99
     assert told["gen_ai.request.id"] == "request-1"

@@ -129,6 +129,14 @@ ABSURD = {
     "requests": ({"requests": (1 << 64) - 1}, "traffic.requests"),
     "unseen": ({"unseen": [ingest_pb2.Unseen(reason=2, tokens=1 << 60)]}, "traffic.unseen[0].tokens"),
     "tap": ({"tap": ingest_pb2.TapLedger(unknown=1 << 60)}, "traffic.tap.unknown"),
+    "more of an encoder than of all": (
+        {"tokens_computed": 5, "encoder_tokens_computed": 6},
+        "traffic.encoder_tokens_computed",
+    ),
+    "more of an encoder left out than of all": (
+        {"tokens_computed": 5, "encoder_tokens_computed": 5, "encoder_tokens_left_out": 1},
+        "traffic.encoder_tokens_left_out",
+    ),
 }
 
 

@@ -37,6 +37,7 @@ COLUMNS: dict[str, tuple[Any, str]] = {  # one entry, and why a million of them 
     "languages": ("x", "bad_shape"),
     "canaries": (True, "bad_shape"),
     "adapters": ("x", "bad_shape"),
+    "media": (ingest_pb2.MediaSpan(medium=ingest_pb2.MEDIUM_IMAGE, tokens=1), "too_many"),
 }
 
 

@@ -123,6 +123,31 @@ SEGMENTS = {
         "bad_enum",
         f"{S}.unseen[0].reason",
     ),
+    "a picture in a segment that is not there": (
+        with_segments(media=[ingest_pb2.MediaSpan(segment=2, medium=1, tokens=1)]),
+        "bad_shape",
+        f"{S}.media[0].segment",
+    ),
+    "a piece of no medium": (
+        with_segments(media=[ingest_pb2.MediaSpan(tokens=1)]),
+        "bad_enum",
+        f"{S}.media[0].medium",
+    ),
+    "a picture of no tokens": (
+        with_segments(media=[ingest_pb2.MediaSpan(medium=1)]),
+        "bad_count",
+        f"{S}.media[0].tokens",
+    ),
+    "a picture that ends behind the last position": (
+        with_segments(media=[ingest_pb2.MediaSpan(medium=1, position=(1 << 32) - 2, tokens=2)]),
+        "bad_count",
+        f"{S}.media[0].tokens",
+    ),
+    "more pictures than rows": (
+        with_segments(media=[ingest_pb2.MediaSpan(medium=1, tokens=1)] * 4),
+        "too_many",
+        f"{S}.media",
+    ),
     "more unseen tokens than a sequence has positions": (
         with_segments(unseen=[ingest_pb2.SegmentUnseen(segment=1, reason=1, tokens=1 << 32)]),
         "bad_count",
@@ -134,6 +159,18 @@ SEGMENTS = {
 @pytest.mark.parametrize(("batch", "reason", "field"), SEGMENTS.values(), ids=SEGMENTS.keys())
 def test_a_table_of_segments_that_does_not_fit_is_refused_with_its_path(survivor, batch, reason, field):
     survivor.refuses(batch, reason, field)
+
+
+def test_a_stack_of_the_future_is_refused(survivor):
+    where = ingest_pb2.TapPoint(layer=1, site=ingest_pb2.SITE_RESID_POST, stack=9)
+    survivor.refuses(wire_batch(tensors=[tensor(tap_point=where)]), "bad_enum", f"{T}.tap_point.stack")
+
+
+def test_an_encoder_that_the_model_has_not_is_refused(survivor):
+    where = ingest_pb2.TapPoint(layer=1, site=ingest_pb2.SITE_RESID_POST, stack=ingest_pb2.STACK_ENCODER)
+    survivor.refuses(
+        wire_batch(tensors=[tensor(tap_point=where)]), "unknown_tap_point", f"{T}.tap_point.layer", rows=ROWS
+    )
 
 
 def test_too_many_tensors_are_refused(survivor):

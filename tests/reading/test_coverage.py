@@ -10,7 +10,7 @@ from sidecar.config import Coverage as CoverageConfig
 from sidecar.reading.coverage import Coverage
 from sidecar.reading.plan import Control, Plan, TapPlan
 from sidecar.reading.read import TapRead
-from sidecar.types import EngineId, TapLedgerCounts, TapPoint, TrafficReport, UnseenReason
+from sidecar.types import EngineId, Stack, TapLedgerCounts, TapPoint, TrafficReport, UnseenReason
 from tests.builders import MODEL, TAP, WIDTH
 
 ENGINE = EngineId("engine-0")
@@ -128,6 +128,26 @@ def test_what_was_sampled_out_is_not_expected():
     (tap,), _ = traffic.coverage.snapshot()
     assert (tap.expected, tap.seen, tap.reason) == (1000, 1000, "")
     assert traffic.coverage.unseen[UnseenReason.SAMPLING] == 9000
+
+
+def test_each_stack_is_expected_to_see_its_own_tokens_alone():
+    """60 of 100 tokens are an encoder's, 10 of which are left out; of the decoder's 40, 20 are."""
+    encoder = TapPoint(1, stack=Stack.ENCODER)
+    coverage = Coverage(CoverageConfig(), ManualClock())
+    coverage.bind(plan_of(TAP, encoder))
+
+    def report(times: int) -> TrafficReport:
+        unseen = ((UnseenReason.SAMPLING, 30 * times),)
+        return TrafficReport(ENGINE, 0, 100 * times, unseen, 0, TapLedgerCounts(), 60 * times, 10 * times)
+
+    coverage.register(report(1))
+    coverage.stream_opened(ENGINE)
+    for step in (2, 3):
+        coverage.saw(ENGINE, [TapRead(encoder, 50, 0, 0, 0)])
+        coverage.saw(ENGINE, [TapRead(TAP, 20 if step == 2 else 10, 0, 0, 0)])
+        coverage.report(report(step))
+    found = {one.tap_point: (one.expected, one.seen) for one in coverage.snapshot()[0]}
+    assert found == {TAP: (40, 30), encoder: (100, 100)}
 
 
 def test_what_the_tap_dropped_is_expected_and_says_so():

@@ -23,6 +23,7 @@ from tests.tap.conftest import MakeReceiver
 from tests.tap.engine import alone, worst_difference
 from tests.tap.models import library, save_tiny
 from tests.tap.receiver import Receiver, control
+from tests.tap.seeing import LAYER, POINTS, seeing
 from tests.tap.test_block import judging, merged
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
@@ -137,8 +138,11 @@ def _check(receiver: Receiver, lengths: list[tuple[int, int]], folder: Path) -> 
         assert {(s.traceparent, s.route) for s in receiver.segments(name)} == {(_parent(number), "chat")}
         (tokens,) = _prompts(folder, number)
         assert len(tokens) == prompt
-        mine = {position: rows[name][position] for position in range(prompt)}
-        assert worst_difference(mine, alone(model, tokens, 1)[0]) < TOLERANCE
+        with seeing(model, "llama") as seen:
+            assert len(alone(model, tokens, LAYER)[0]) == prompt
+        for point in POINTS:
+            mine = {position: receiver.rows(point)[name][position] for position in range(prompt)}
+            assert worst_difference(mine, seen[point][0]) < TOLERANCE
     assert receiver.reports[-1].tokens_computed == sum(prompt + made - 1 for prompt, made in lengths)
     assert receiver.unseen == {}
 
@@ -147,7 +151,7 @@ def _check(receiver: Receiver, lengths: list[tuple[int, int]], folder: Path) -> 
 def test_every_row_of_every_request_arrives_with_its_trace(
     options: tuple[str, ...], folder: Path, make_receiver: MakeReceiver, tmp_path: Path
 ) -> None:
-    receiver = make_receiver(control((1,)))
+    receiver = make_receiver(control(POINTS))
     with _serving(folder, receiver.address, tmp_path / "log", *options) as url:
         lengths = _ask_all(url, folder)
         receiver.wait(lambda r: len(r.finished) == 6)

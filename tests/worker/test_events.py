@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 from sidecar.snapshot import EndedRequest
+from sidecar.types import Medium
 from sidecar.worker.events import Teller, hear
 from tests.export.examples import UNSAMPLED, ended, score
 
@@ -12,7 +13,14 @@ from tests.export.examples import UNSAMPLED, ended, score
 def test_ended_requests_and_a_change_of_sampling_arrive_as_they_were() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     told = [
-        ended("one", route="chat", adapter="sql", canary=True, scores=(score(), score("spam", 0.9))),
+        ended(
+            "one",
+            route="chat",
+            adapter="sql",
+            media=((Medium.IMAGE, 4),),
+            canary=True,
+            scores=(score(), score("spam", 0.9)),
+        ),
         ended("two", traceparent=UNSAMPLED, ended_by="idle"),
         ended("three", traceparent=None, scores=()),
     ]

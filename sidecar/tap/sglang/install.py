@@ -76,11 +76,14 @@ def handed_out(model: Any) -> tuple[TapPoint, ...]:
     """The residual streams that the model was told to hand out, in the order in which it lays them side by side.
 
     SGLang takes them where a block begins, so they are the output of the block before. Empty if it was told nothing.
+    Raises TapRefusedError if what comes before the first block is among them.
     """
     inner = getattr(model, "model", None)
     language = getattr(model, "language_model", None)
     for holder in (inner, language, getattr(language, "model", None)):
         begins = getattr(holder, "layers_to_capture", None)
+        if begins and min(begins) < 1:
+            raise TapRefusedError("the model hands out its embeddings, which are no block's output")
         if begins:
             return tuple(TapPoint(block - 1) for block in sorted(begins))
     return ()

@@ -18,6 +18,9 @@ class _Open(NamedTuple):
     theirs: weakref.ref[Any]
     ours: Request
 
+    def is_of(self, req: Any) -> bool:
+        return self.theirs() is req
+
 
 class Requests:
     """The requests that have had a step, by id. Owned by the scheduler's thread.
@@ -33,7 +36,7 @@ class Requests:
     def of(self, req: Any) -> Request:
         """The tap's own of a ``Req``; at its first step it begins."""
         known = self._open.get(req.rid)
-        if known is not None and known.theirs() is req:
+        if known is not None and known.is_of(req):
             return known.ours
         if known is not None:
             self._recorder.finish([known.ours])
@@ -52,7 +55,7 @@ class Requests:
 
     def _take(self, req: Any) -> _Open | None:
         known = self._open.get(req.rid)
-        return self._open.pop(req.rid) if known is not None and known.theirs() is req else None
+        return self._open.pop(req.rid) if known is not None and known.is_of(req) else None
 
     def _begin(self, req: Any) -> Request:
         asked = getattr(req.sampling_params, "custom_params", None) or {}

@@ -109,7 +109,7 @@ class ForwardWatch:
         try:
             self._hooks.refresh()
             timesteps = TIMESTEPS.get()
-            if timesteps is not None:
+            if timesteps is not None and stack is Stack.DECODER:
                 tokens = len(ROWS.get())
                 self._begin_timestep(timesteps.of(whole, tokens, args, kwargs))
                 return

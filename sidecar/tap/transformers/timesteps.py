@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from sidecar.types import Phase
 if TYPE_CHECKING:
     from torch import nn
 
-_POSITIONS = 1 << 32  # as the wire has them
+_POSITIONS = (1 << 32) - 1  # as the wire has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class Timesteps:
         if len(values) != rows:
             raise Unsupported("timesteps of another number of rows than are named")
         scaled = [float(value) * (1.0 if isinstance(self.at, int) else self.scale) for value in values]
-        if not all(math.isfinite(value) and 0 <= round(value) < _POSITIONS for value in scaled):
+        if not all(0 <= value < _POSITIONS for value in scaled):
             raise Unsupported("a timestep that is no position: scale it to whole numbers from 0 on")
         return [round(value) for value in scaled]
 

@@ -99,7 +99,7 @@ def made_worker(ranks: SpawnRanks = SpawnRanks(world_rank=0), **arguments: Any) 
 
     worker = TpModelWorker.__new__(TpModelWorker)
     worker.model_config = ModelConfig.from_server_args(settings)
-    worker._model_runner, worker.model_runner_list = Runner(worker.model_config), []  # noqa: SLF001 - its constructor's
+    worker._model_runner, worker.model_runner_list = Runner(worker.model_config), []
     worker.is_draft_worker = worker.enable_overlap = worker.enable_spec = False
     worker.dllm_algorithm = worker.hicache_layer_transfer_counter = worker.tokenizer = None
     worker.pp_group = SimpleNamespace(is_last_rank=True)
@@ -213,7 +213,11 @@ def wait_for(happens: Callable[[], bool]) -> None:
 
 def hooked() -> dict[str, bool]:
     """Which methods SGLang's registry of hooks has wrapped."""
-    places = ((TpModelWorker, "init_attention_backends"), (TpModelWorker, "forward_batch_generation"), (Scheduler, RESULT))
+    places = (
+        (TpModelWorker, "init_attention_backends"),
+        (TpModelWorker, "forward_batch_generation"),
+        (Scheduler, RESULT),
+    )
     return {name: getattr(owner, name).__code__.co_filename.endswith("hook_registry.py") for owner, name in places}
 
 

@@ -21,12 +21,12 @@ before = set(sys.modules)
 load_plugins()
 looked = {
     "modules": sorted(name for name in set(sys.modules) - before if name.split(".")[0] == "sidecar"),
-    "untapped": list(HookRegistry._hooks),  # noqa: SLF001 - it has no other list
+    "untapped": list(HookRegistry._hooks),
 }
 os.environ["STETHOSCOPE_TAP"] = "on"
 (ours,) = entry_points(group="sglang.srt.plugins", name="stethoscope")
 ours.load()()
-looked["without a scheduler"] = list(HookRegistry._hooks)  # noqa: SLF001
+looked["without a scheduler"] = list(HookRegistry._hooks)
 sys.modules[SCHEDULER] = ModuleType(SCHEDULER)  # as if it had been imported
 ours.load()()
-print(json.dumps({**looked, "tapped": len(HookRegistry._hooks)}))  # noqa: SLF001
+print(json.dumps({**looked, "tapped": len(HookRegistry._hooks)}))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.worker.gpu.input_batch import InputBatch, InputBuffers
@@ -78,9 +79,9 @@ class Runner:
         assert self.sample_tokens(None) == "sampled"
 
 
-def new(name: str, prompt: int, computed: int = 0, **asked: Any) -> NewRequestData:
+def new(name: str, prompt: int, computed: int = 0, lora: LoRARequest | None = None, **asked: Any) -> NewRequestData:
     sampling = SamplingParams(max_tokens=8, extra_args=asked or None)
-    return NewRequestData(name, list(range(prompt)), [], sampling, None, ([],), computed, None)
+    return NewRequestData(name, list(range(prompt)), [], sampling, None, ([],), computed, lora)
 
 
 def scheduled(*news: NewRequestData, finished: tuple[str, ...] = ()) -> Any:
@@ -111,7 +112,7 @@ def captured(step: Any) -> dict[str, Any]:
     return {
         "segments": [[one.wire_id, list(one.positions), one.phase.name, one.prompt_tokens] for one in step.segments],
         "rows": {point.name: kept.rows[:, 0].tolist() for point, kept in step.tensors},
-        "info": [one.info.traceparent for one in step.segments],
+        "info": [[one.info.traceparent, one.info.adapter] for one in step.segments],
     }
 
 
@@ -120,10 +121,13 @@ def main(*, ahead: bool) -> dict[str, Any]:
     watch = StepWatch(client, Shelf(64, torch.device("cpu"), torch.float32), guesses_told=False, ahead=ahead)  # type: ignore[arg-type]
     watch.auxiliary = watch.points = POINTS
     v2.wrap(runner, watch)
+    lora = LoRARequest("sql", 1, "/nowhere")
     one, two = "cmpl-one-0-0123abcd", "cmpl-two-0-0123abce"
     # a chunk of a prompt, and another whose first 4 tokens the prefix cache had
     runner.step(
-        scheduled(new(one, 5), new(two, 6, 4, traceparent="00-a-b-01")), batch({one: (3, 0), two: (2, 4)}), states(5, 1)
+        scheduled(new(one, 5), new(two, 6, 4, lora, traceparent="00-a-b-01")),
+        batch({one: (3, 0), two: (2, 4)}),
+        states(5, 1),
     )
     runner.step(scheduled(), batch({two: (1, 6), one: (2, 3)}), states(3, 2))
     # a preempted request comes as a new one, and computes what it had again

@@ -1,0 +1,35 @@
+"""The manifest of an artifact, a noun a file; everything is imported from here."""
+
+from probes.manifest.aggregation import Aggregation, AggregationKind
+from probes.manifest.binding import FeatureContract, ModelBinding, TokenSpan
+from probes.manifest.fields import Digest, Finite, Name, Share, Text
+from probes.manifest.findings import OF_VALIDATION, GateResult, InterventionResult, Quality, Validation
+from probes.manifest.firing import KNOTS, Calibration, LengthBucket, Threshold
+from probes.manifest.manifest import SCHEMA, ControlRange, Kind, Manifest, TrainingData
+
+__all__ = [
+    "KNOTS",
+    "OF_VALIDATION",
+    "SCHEMA",
+    "Aggregation",
+    "AggregationKind",
+    "Calibration",
+    "ControlRange",
+    "Digest",
+    "FeatureContract",
+    "Finite",
+    "GateResult",
+    "InterventionResult",
+    "Kind",
+    "LengthBucket",
+    "Manifest",
+    "ModelBinding",
+    "Name",
+    "Quality",
+    "Share",
+    "Text",
+    "Threshold",
+    "TokenSpan",
+    "TrainingData",
+    "Validation",
+]

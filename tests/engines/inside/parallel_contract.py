@@ -1,0 +1,180 @@
+"""Taps workers of parallel deployments, and prints as JSON what each of them takes and what came of one step.
+
+Real are vLLM's configurations, its division of blocks into stages, its stand-ins for other stages' blocks and its interface of
+models; the ranks are told and not run, and the runner is a stub.
+
+``python parallel_contract.py MODEL_FOLDER``
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from v2_contract import Client
+from vllm.config import CompilationConfig, CompilationMode, ModelConfig, ParallelConfig
+from vllm.distributed import parallel_state
+from vllm.model_executor.models.interfaces import EagleModelMixin, SupportsEagle3
+from vllm.model_executor.models.utils import make_layers
+
+from sidecar.tap.vllm import install
+from sidecar.tap.wire import Settings
+from sidecar.tap.wish import parse_wish
+from sidecar.types import SamplingPolicy, TapPoint
+
+ROWS = 3
+
+
+class Told(Client):
+    """Takes the place of the tap's client; says who it was made for."""
+
+    def __init__(self, _address: str, identity: Any, *, engine_id: str, **_: Any) -> None:
+        super().__init__()
+        self.identity, self.engine_id = identity, engine_id
+        self.settings = Settings(1, SamplingPolicy(1.0), tuple(TapPoint(layer) for layer in range(4)))
+        self.policy = self.settings.policy
+
+    def start(self) -> None:
+        return
+
+    def end_soon(self) -> None:
+        return
+
+
+class Block(nn.Module):
+    """As a decoder layer: its output is to be added to the residual. A row of block n comes out as 10 n + 1."""
+
+    def __init__(self, number: int, width: int) -> None:
+        super().__init__()
+        self.number = number
+        self.self_attn, self.mlp = nn.Module(), nn.Identity()
+        self.self_attn.o_proj = nn.Identity()
+        self.scale = nn.Parameter(torch.ones(width))
+
+    def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full_like(rows, 10.0 * self.number), self.scale.expand_as(rows)
+
+
+class Model(nn.Module, EagleModelMixin, SupportsEagle3):
+    """A stage of a model that can hand out its residual stream, where there is only one stage."""
+
+    has_own_lm_head = has_own_embed_tokens = False
+
+    def __init__(self, blocks: int, width: int) -> None:
+        nn.Module.__init__(self)
+        self.start_layer, self.end_layer, self.layers = make_layers(
+            blocks, lambda prefix: Block(int(prefix.rpartition(".")[2]), width), "model.layers"
+        )
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers[self.start_layer : self.end_layer]:
+            layer(rows)
+        return rows
+
+
+class Runner:
+    """As vLLM's first runner, in as much as a tap looks at it."""
+
+    device, max_num_tokens = torch.device("cpu"), 16
+    speculative_config = None
+    use_aux_hidden_state_outputs = False
+
+    def __init__(self, model: Model, width: int) -> None:
+        self.model, self._width = model, width
+        self.input_batch = SimpleNamespace(
+            num_reqs=1, req_ids=["cmpl-one-0-0123abcd"], num_computed_tokens_cpu=np.array([0])
+        )
+        self.query_start_loc = SimpleNamespace(np=np.array([0, ROWS]))
+
+    def get_model(self) -> Model:
+        return self.model
+
+    def _update_states(self, _scheduled: Any) -> None:
+        return None
+
+    def _model_forward(self) -> torch.Tensor:
+        return self.model(torch.zeros(ROWS, self._width))
+
+    def sample_tokens(self, _grammar: Any) -> None:
+        return None
+
+
+def worker(folder: str, tp: tuple[int, int], pp: tuple[int, int], dp: tuple[int, int]) -> Any:
+    """A worker with its part of the model. tp, pp, dp: (its rank, how many there are)."""
+    parallel_state._TP = SimpleNamespace(rank_in_group=tp[0], world_size=tp[1])
+    parallel_state._PP = SimpleNamespace(
+        rank_in_group=pp[0], world_size=pp[1], is_first_rank=pp[0] == 0, is_last_rank=pp[0] == pp[1] - 1
+    )
+    parallel = ParallelConfig(tensor_parallel_size=tp[1], pipeline_parallel_size=pp[1], data_parallel_size=dp[1])
+    parallel.data_parallel_rank = dp[0]  # as vLLM sets it in each of its cores
+    model_config = ModelConfig(model=folder, dtype="float32")
+    config = SimpleNamespace(
+        model_config=model_config,
+        parallel_config=parallel,
+        compilation_config=CompilationConfig(mode=CompilationMode.NONE),
+        scheduler_config=SimpleNamespace(async_scheduling=False),
+    )
+    width = model_config.get_hidden_size()
+    runner = Runner(Model(model_config.hf_text_config.num_hidden_layers, width), width)
+    return SimpleNamespace(model_runner=runner, vllm_config=config)
+
+
+def tapped(folder: str, wish: str, **ranks: Any) -> dict[str, Any]:
+    """What one worker came to: its engine, its tap points with the way of each, and the rows of one step."""
+    made = worker(folder, **{"tp": (0, 1), "pp": (0, 1), "dp": (0, 1), **ranks})
+    install.install(made, parse_wish(wish))  # type: ignore[arg-type] # something is wanted
+    watch = getattr(made, "stethoscope", None)
+    if watch is None:
+        return {"tapped": False}
+    auxiliary = [point.name for point in watch.auxiliary]
+    told = {"tapped": True, "engine": watch.client.engine_id, "auxiliary": auxiliary}
+    if not auxiliary:
+        told["rows"] = _step(made.model_runner, watch.client)
+    return {**told, "points": [point.name for point in watch.points]}
+
+
+def _step(runner: Runner, client: Told) -> dict[str, list[float]]:
+    new = SimpleNamespace(req_id="cmpl-one-0-0123abcd", prompt_len=ROWS, sampling_params=None, lora_request=None)
+    runner._update_states(
+        SimpleNamespace(scheduled_new_reqs=[new], finished_req_ids=set(), scheduled_spec_decode_tokens={})
+    )
+    runner._model_forward()
+    (step,) = client.steps
+    return {point.name: kept.rows[:, 0].tolist() for point, kept in step.tensors}
+
+
+class Said(logging.Handler):
+    lines: Sequence[str] = ()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines = [*self.lines, record.getMessage()]
+
+
+def main(folder: str) -> dict[str, Any]:
+    install.TapClient = Told
+    said = Said()
+    logging.getLogger("vllm").addHandler(said)
+    everything, heads = "0,1,2,3", "1,blocks.1.attn_heads"
+    told = {
+        "alone": tapped(folder, everything),
+        "rank 0": tapped(folder, everything, tp=(0, 2)),
+        "rank 1": tapped(folder, everything, tp=(1, 2)),
+        "stage 0": tapped(folder, everything, pp=(0, 2)),
+        "stage 1": tapped(folder, everything, pp=(1, 2)),
+        "core 1": tapped(folder, everything, dp=(1, 2)),
+        "core 1, stage 1": tapped(folder, everything, dp=(1, 2), pp=(1, 2)),
+        "heads, alone": tapped(folder, heads),
+        "heads, rank 0": tapped(folder, heads, tp=(0, 2)),
+    }
+    return {"workers": told, "said": [line for line in said.lines if "not_tapped" in line]}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1])))

@@ -1,0 +1,61 @@
+"""Deployments on several devices, which cannot run here: what each worker takes, through vLLM's real configurations and interfaces."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.engines.environment import HERE, Environment
+from tests.engines.models import tiny_model
+
+ALL = [f"blocks.{layer}.resid_post" for layer in range(4)]
+
+
+@pytest.fixture(scope="module")
+def told(vllm: Environment) -> dict[str, Any]:
+    script = str(HERE / "inside" / "parallel_contract.py")
+    printed = vllm.run(script, str(tiny_model("llama")), env={"STETHOSCOPE_ENGINE_ID": "engine"})
+    made: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    return made
+
+
+@pytest.fixture(scope="module")
+def workers(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = told["workers"]
+    return found
+
+
+def test_of_the_ranks_that_have_the_same_residual_stream_only_the_first_is_tapped(
+    workers: dict[str, dict[str, Any]],
+) -> None:
+    assert workers["alone"]["points"] == workers["rank 0"]["points"] == ALL
+    assert workers["alone"]["engine"] == workers["rank 0"]["engine"] == "engine"
+    assert workers["rank 1"] == {"tapped": False}
+
+
+def test_a_stage_of_a_pipeline_takes_its_own_blocks_and_relays_nothing_through_the_others(
+    workers: dict[str, dict[str, Any]],
+) -> None:
+    assert workers["alone"]["auxiliary"] == ALL, "the same model alone hands out its states itself"
+    for name, engine, blocks in (("stage 0", "engine/pp0", (0, 1)), ("stage 1", "engine/pp1", (2, 3))):
+        assert workers[name]["engine"] == engine
+        assert workers[name]["points"] == [ALL[layer] for layer in blocks]
+        assert workers[name]["auxiliary"] == []
+        assert workers[name]["rows"] == {ALL[layer]: [10.0 * layer + 1.0] * 3 for layer in blocks}
+
+
+def test_every_core_of_a_data_parallel_deployment_has_an_id_of_its_own(workers: dict[str, dict[str, Any]]) -> None:
+    assert workers["core 1"]["engine"] == "engine/dp1"
+    assert workers["core 1"]["points"] == ALL
+    assert workers["core 1, stage 1"]["engine"] == "engine/dp1/pp1"
+    assert workers["core 1, stage 1"]["points"] == ALL[2:]
+
+
+def test_heads_that_lie_on_several_ranks_are_refused_aloud(told: dict[str, Any]) -> None:
+    assert told["workers"]["heads, alone"]["points"] == ["blocks.1.attn_heads", ALL[1]]
+    assert told["workers"]["heads, rank 0"] == {"tapped": False}
+    assert told["said"] == [
+        "not_tapped: blocks.1.attn_heads: heads lie on several ranks under tensor parallelism; vLLM goes on as it is"
+    ]
