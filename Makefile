@@ -78,6 +78,7 @@ image: .venv/.dev
 
 docs: .venv/.dev
 	$(PY) -m sidecar.export.reference > docs/metrics.md
+	$(PY) -m tests.engines.compatibility > docs/engines/README.md
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

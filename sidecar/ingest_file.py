@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Self
 
 import grpc
@@ -19,14 +22,15 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.stethoscope.v1 import control_pb2, ingest_pb2
-from sidecar.address import GET_STATUS, OBSERVE, REGISTER
+from sidecar.address import GET_STATUS, REGISTER, STREAM
 from sidecar.states_file import StatesFile, StatesFileError, read_states
 from sidecar.tap.batch import BatchMessage, parts
 from sidecar.tap.step import CapturedStep, RequestInfo, StepSegment, wire_id
 from sidecar.tap.wire import settings
 from sidecar.types import ElementType, Phase, TapPoint
 
-_CALL_S = 30.0
+_CALL_S, _STREAM_S = 30.0, 3600.0
+_OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.max_send_message_length", 64 << 20))
 _STEP_ROWS = 256  # token-layers: what the default budget of a step is stated for
 
 
@@ -67,19 +71,25 @@ class _Rows:
 
 
 class FileEngine:
-    """An engine whose steps lie in files. To be used by one thread; ``with`` opens and closes its channel."""
+    """An engine whose steps lie in files. To be used by one thread, inside ``with``: leaving says goodbye."""
 
     def __init__(self, address: str, engine_id: str, layout: Layout) -> None:
         self._address, self._engine_id, self._layout = address, engine_id, layout
         self._step = self._tokens = self._requests = 0
         self._points: dict[int, TapPoint] = {}  # by layer of the file: what the sidecar reads of it
         self._width = 0  # of the model
+        self._said: SimpleQueue[ingest_pb2.StreamRequest | None] = SimpleQueue()
+        self._answers: Iterable[bytes] = ()  # of the stream, once it is open
 
     def __enter__(self) -> Self:
-        self._channel = grpc.insecure_channel(self._address, options=[("grpc.enable_http_proxy", 0)])
+        self._channel = grpc.insecure_channel(self._address, options=_OPTIONS)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._say(goodbye=ingest_pb2.Goodbye(engine_id=self._engine_id))
+        self._said.put(None)
+        with suppress(grpc.RpcError):
+            deque(self._answers, maxlen=0)  # to the end: the sidecar has taken all of it
         self._channel.close()
 
     def register(self, dtype: ElementType) -> None:
@@ -94,6 +104,8 @@ class FileEngine:
             told = ", ".join(missing) or "nothing: none of its artifacts fits the model"
             raise IngestError(f"the sidecar reads {told}; the blocks given are {_listed(self._layout.blocks)}")
         self._points, self._width = {blocks[point]: point for point in asked}, model.width
+        open_stream = self._channel.stream_stream(STREAM, ingest_pb2.StreamRequest.SerializeToString, None)
+        self._answers = open_stream(iter(self._said.get, None), timeout=_STREAM_S)
 
     def send(self, states: StatesFile, name: str) -> ingest_pb2.StepResult:
         """All of a file as the request ``name``: the answer to its last batch, which has the verdict on the whole.
@@ -104,9 +116,9 @@ class FileEngine:
             want = f"{len(self._layout.blocks)} layers ({_listed(self._layout.blocks)}), {self._width} wide"
             raise IngestError(f"it has {states.layers} layers, {states.width} wide; want {want}")
         self._requests += 1
-        result = ingest_pb2.StepResult()
         for part in self._parts(states, RequestInfo(name)):
-            result = self._observe(part, last=part.segments[0].positions[-1] == states.tokens - 1)
+            result = self._observe(part)
+        self._say(finished=ingest_pb2.RequestsFinished(engine_id=self._engine_id, request_ids=[wire_id(name)]))
         return result
 
     def _parts(self, states: StatesFile, info: RequestInfo) -> Iterator[CapturedStep]:
@@ -116,22 +128,33 @@ class FileEngine:
         step = CapturedStep(time.time_ns(), 0, (segment,), tensors, states.tokens, nbytes)
         return parts(step, max_rows=max(1, _STEP_ROWS // len(tensors)))
 
-    def _observe(self, part: CapturedStep, *, last: bool) -> ingest_pb2.StepResult:
+    def _observe(self, part: CapturedStep) -> ingest_pb2.StepResult:
         self._step += 1
         self._tokens += part.tokens
         message = BatchMessage(self._engine_id, uuid.uuid4().hex, part)
         batch = ingest_pb2.StreamRequest.FromString(message.inline()).step_batch
-        batch.step, batch.taken_ns = self._step, time.time_ns()
-        batch.verdict_within_us = int(_CALL_S * 1e6)
-        batch.finished_request_ids.extend([part.segments[0].wire_id] if last else [])
-        report = ingest_pb2.TrafficReport(
-            engine_id=self._engine_id, step=self._step, tokens_computed=self._tokens, requests=self._requests
+        batch.step, batch.taken_ns, batch.verdict_within_us = self._step, time.time_ns(), int(_CALL_S * 1e6)
+        self._say(step_batch=batch)
+        self._say(
+            traffic=ingest_pb2.TrafficReport(
+                engine_id=self._engine_id, step=self._step, tokens_computed=self._tokens, requests=self._requests
+            )
         )
-        request = ingest_pb2.ObserveRequest(step_batch=batch, traffic=report)
-        result = ingest_pb2.ObserveResponse.FromString(self._call(OBSERVE, request.SerializeToString())).result
-        if result.outcome != ingest_pb2.OUTCOME_SCORED or result.late:
-            raise IngestError(f"the sidecar dropped a batch: {result.reason or 'late'}")
-        return result
+        return self._result()
+
+    def _say(self, **body: Any) -> None:
+        self._said.put(ingest_pb2.StreamRequest(**body))
+
+    def _result(self) -> ingest_pb2.StepResult:
+        """The answer to the batch that was sent; settings that come in between are of no interest here."""
+        try:
+            for raw in self._answers:
+                answer = ingest_pb2.StreamResponse.FromString(raw)
+                if answer.HasField("result"):
+                    return _taken(answer.result)
+        except grpc.RpcError as error:
+            raise IngestError(_in_words(error)) from None
+        raise IngestError("the sidecar has ended the stream")
 
     def _model(self, dtype: ElementType) -> control_pb2.ModelIdentity:
         if self._layout.model is not None:
@@ -146,8 +169,19 @@ class FileEngine:
         try:
             answer: bytes = self._channel.unary_unary(method, None, None)(raw, timeout=_CALL_S)
         except grpc.RpcError as error:
-            raise IngestError(f"{error.code().name}: {error.details()}") from None
+            raise IngestError(_in_words(error)) from None
         return answer
+
+
+def _taken(result: ingest_pb2.StepResult) -> ingest_pb2.StepResult:
+    if result.outcome == ingest_pb2.OUTCOME_SCORED and not result.late:
+        return result
+    how = "refused" if result.outcome == ingest_pb2.OUTCOME_REJECTED else "dropped"
+    raise IngestError(f"the sidecar {how} a batch: {result.reason or 'late'} {result.field}".rstrip())
+
+
+def _in_words(error: Any) -> str:
+    return f"{error.code().name}: {error.details()}"
 
 
 def send_files(engine: FileEngine, files: Sequence[Path], request_id: str = "") -> Iterator[str]:

@@ -126,6 +126,8 @@ def _check(states: _Entry, tokens: _Entry, body_bytes: int) -> None:
             raise StatesFileError(
                 f"{name} does not have the bytes that its shape says: the file is cut short or damaged"
             )
+    if states.start < tokens.stop and tokens.start < states.stop:
+        raise StatesFileError(f"{STATES} and {TOKENS} lie over each other")
 
 
 def _check_finite(bits: npt.NDArray[Any], dtype: ElementType) -> None:

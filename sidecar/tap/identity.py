@@ -56,11 +56,11 @@ def identify(model: torch.nn.Module, tokenizer: Any = None, *, name: str = "") -
 
     from sidecar.tap.transformers.blocks import find_stacks
 
+    depths = {stack: len(parts.blocks) for stack, parts in find_stacks(model).items()}
     config: Any = model.config
     text_config: Any = config.get_text_config(decoder=True)
     quantisation = getattr(config, "quantization_config", None)
     dtype = next(model.parameters()).dtype
-    depths = {stack: len(parts.blocks) for stack, parts in find_stacks(model).items()}
     return ModelIdentity(
         name=name or PurePath(str(getattr(config, "_name_or_path", ""))).name or type(model).__name__,
         architecture=type(model).__name__,

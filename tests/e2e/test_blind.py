@@ -67,6 +67,7 @@ def sees(client: Client) -> bool:
     return tap.expected > 100 and not tap.blind
 
 
+@pytest.mark.shows("transformers", "blind")
 def test_a_hook_on_a_block_that_never_runs_is_blind(tapped):
     model, _, client = tapped
     with traffic(model):

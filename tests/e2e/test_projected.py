@@ -93,6 +93,7 @@ def generate(engine: tuple[Any, Any], address: str, rounds: int = 1, between: An
         tap.detach(10.0)
 
 
+@pytest.mark.shows("transformers", "projected mode")
 def test_readings_are_those_of_raw_mode_within_the_stated_bound(engine, seen, serve, home: Path):
     """Two float32 sums of the same products differ by 2 D u / (1 - D u) |x| |w| at most; adding the offset rounds once more."""
     raw = serve(**{"artifacts.folder": str(shipped_artifacts()), **LIMITS})

@@ -26,6 +26,7 @@ def receiver(monkeypatch) -> Iterator[Receiver]:
     one.stop()
 
 
+@pytest.mark.shows("transformers", "traces")
 def test_each_sampled_request_has_one_span_under_its_own_parent_with_its_scores(serve, home, receiver):
     import torch
 

@@ -120,7 +120,8 @@ def test_what_the_radix_cache_had_is_unseen_and_no_token_is_counted_twice(driven
 
 
 def test_a_request_ends_when_it_is_finished_or_forgotten(driven: Driven) -> None:
-    assert driven.receiver.finished == ["one", "two", "lost", "last"]
+    assert driven.receiver.finished[:2] == ["one", "two"]
+    assert sorted(driven.receiver.finished[2:]) == ["last", "lost"]
 
 
 def test_what_cannot_be_tapped_is_refused_with_what_to_do(driven: Driven) -> None:
@@ -137,7 +138,10 @@ def test_what_cannot_be_tapped_is_refused_with_what_to_do(driven: Driven) -> Non
 def test_the_sidecar_is_told_which_model_it_is(driven: Driven) -> None:
     model = driven.receiver.registrations[-1].model
     assert (model.architecture, model.layers, model.width, model.engine) == ("LlamaForCausalLM", 4, WIDTH, "sglang")
-    assert (model.dtype, model.quantisation, model.engine_version) == ("float32", "none", "0.5.23")
+    assert (model.dtype, model.quantisation) == ("float16", "none"), (
+        "what SGLang makes of float32 where nothing is asked"
+    )
+    assert model.engine_version == "0.5.23"
 
 
 def _methods(source: Path, name: str) -> dict[str, ast.FunctionDef]:

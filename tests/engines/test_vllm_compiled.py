@@ -42,6 +42,9 @@ def prompt(seed: int, length: int) -> list[int]:
     return [rng.randrange(300, 20_000) for _ in range(length)]
 
 
+@pytest.mark.shows("vLLM V1", "continuous batching")
+@pytest.mark.shows("vLLM V1", "torch.compile")
+@pytest.mark.shows("vLLM V1", "heads and MLPs")
 def test_every_row_of_concurrent_requests_of_mixed_lengths_is_the_models_own(
     engine: Tapped, reference: Reference
 ) -> None:
@@ -52,6 +55,7 @@ def test_every_row_of_concurrent_requests_of_mixed_lengths_is_the_models_own(
     assert all(len(engine.rows(tap_id(one), point)) == len(one.fed) for one in done for point in POINTS)
 
 
+@pytest.mark.shows("vLLM V1", "chunked prefill")
 def test_a_prompt_in_chunks_has_rows_at_its_own_positions_and_its_phases_tell_the_prompt_from_the_answer(
     engine: Tapped,
 ) -> None:
@@ -65,6 +69,7 @@ def test_a_prompt_in_chunks_has_rows_at_its_own_positions_and_its_phases_tell_th
     assert decoded == list(range(len(done.prompt), len(done.fed)))
 
 
+@pytest.mark.shows("vLLM V1", "prefix cache")
 def test_what_the_prefix_cache_had_is_said_to_be_unseen_and_never_made_up(engine: Tapped, reference: Reference) -> None:
     shared = prompt(200, 300)
     (first,) = engine.complete([[*shared, 5, 6]], ["warms"], 4)
@@ -78,6 +83,7 @@ def test_what_the_prefix_cache_had_is_said_to_be_unseen_and_never_made_up(engine
     assert len(engine.rows(tap_id(first), POINTS[0])) == len(first.fed)
 
 
+@pytest.mark.shows("vLLM V1", "aborts")
 def test_an_aborted_request_is_over_and_those_beside_it_lose_no_row(engine: Tapped, reference: Reference) -> None:
     with engine.server.stream(prompt(300, 40), request_id="left", max_tokens=900, ignore_eos=True) as chunks:
         for _ in range(3):
@@ -90,6 +96,7 @@ def test_an_aborted_request_is_over_and_those_beside_it_lose_no_row(engine: Tapp
     assert 42 <= len(seen) < 900
 
 
+@pytest.mark.shows("vLLM V1", "sampling per request")
 def test_a_caller_says_which_requests_are_captured_and_which_trace_they_belong_to(engine: Tapped) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     asked = {"traceparent": parent, "stethoscope_route": "chat", "stethoscope_canary": "true"}
@@ -121,6 +128,7 @@ def test_a_share_of_requests_that_the_sidecar_asks_for_is_what_is_captured(engin
     )
 
 
+@pytest.mark.shows("vLLM V1", "projected mode")
 def test_readings_made_in_the_engine_are_those_of_its_rows(engine: Tapped, reference: Reference) -> None:
     columns = 5
     engine.receiver.plan = plan_of(POINTS, [WIDTH] * len(POINTS), columns)

@@ -99,6 +99,7 @@ def _requests(receiver: Receiver) -> list[Any]:
     return [span for span in receiver.spans() if span.name in (OURS, THEIRS)]
 
 
+@pytest.mark.shows("vLLM V1", "traces")
 def test_the_engines_span_and_ours_are_in_the_clients_trace_and_have_it_as_parent(live: Live) -> None:
     assert set(live.traces) == {_trace(number) for number in range(len(TEXTS))}
     for number in range(len(TEXTS)):

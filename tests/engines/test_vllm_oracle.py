@@ -53,6 +53,7 @@ def test_the_tap_leaves_the_models_own_outputs_to_whoever_asked_first(engine: Ta
     assert all(f"{point.name}:operator" in told for point in POINTS)
 
 
+@pytest.mark.shows("vLLM V1", "continuous batching")
 def test_the_rows_of_concurrent_requests_are_the_oracles_to_the_bit(engine: Tapped, oracle: Oracle) -> None:
     names = [f"both{n}" for n in range(5)]
     done = engine.complete([prompt(n, 3 + 61 * n) for n in range(5)], names, 12, **oracle.asked)
@@ -60,6 +61,7 @@ def test_the_rows_of_concurrent_requests_are_the_oracles_to_the_bit(engine: Tapp
         assert _seen(engine, oracle, name, one) == list(range(len(one.fed)))
 
 
+@pytest.mark.shows("vLLM V1", "prefix cache")
 def test_what_the_tap_says_that_the_prefix_cache_had_is_in_the_oracle_and_is_the_first_requests(
     engine: Tapped, oracle: Oracle
 ) -> None:

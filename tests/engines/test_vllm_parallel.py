@@ -1,4 +1,4 @@
-"""Deployments on several devices, which cannot run here: what each worker takes, through vLLM's real configurations and interfaces."""
+"""Deployments on several devices, which cannot run here: what each worker takes, through vLLM's real interfaces."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def workers(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
+@pytest.mark.shows("vLLM V1", "tensor parallelism", how="contract")
 def test_of_the_ranks_that_have_the_same_residual_stream_only_the_first_is_tapped(
     workers: dict[str, dict[str, Any]],
 ) -> None:
@@ -35,6 +36,7 @@ def test_of_the_ranks_that_have_the_same_residual_stream_only_the_first_is_tappe
     assert workers["rank 1"] == {"tapped": False}
 
 
+@pytest.mark.shows("vLLM V1", "pipeline parallelism", how="contract")
 def test_a_stage_of_a_pipeline_takes_its_own_blocks_and_relays_nothing_through_the_others(
     workers: dict[str, dict[str, Any]],
 ) -> None:
@@ -46,6 +48,12 @@ def test_a_stage_of_a_pipeline_takes_its_own_blocks_and_relays_nothing_through_t
         assert workers[name]["rows"] == {ALL[layer]: [10.0 * layer + 1.0] * 3 for layer in blocks}
 
 
+def test_a_sidecar_can_tell_the_weights_of_one_stage_from_those_of_another(workers: dict[str, dict[str, Any]]) -> None:
+    assert len({workers[name]["weights"] for name in ("alone", "stage 0", "stage 1")}) == 3
+    assert workers["alone"]["weights"] == workers["core 1"]["weights"]
+
+
+@pytest.mark.shows("vLLM V1", "data parallelism", how="contract")
 def test_every_core_of_a_data_parallel_deployment_has_an_id_of_its_own(workers: dict[str, dict[str, Any]]) -> None:
     assert workers["core 1"]["engine"] == "engine/dp1"
     assert workers["core 1"]["points"] == ALL
@@ -59,3 +67,8 @@ def test_heads_that_lie_on_several_ranks_are_refused_aloud(told: dict[str, Any])
     assert told["said"] == [
         "not_tapped: blocks.1.attn_heads: heads lie on several ranks under tensor parallelism; vLLM goes on as it is"
     ]
+
+
+@pytest.mark.shows("vLLM V1", "LoRA", how="contract")
+def test_the_adapter_that_is_applied_goes_with_a_requests_rows(workers: dict[str, dict[str, Any]]) -> None:
+    assert workers["stage 0"]["adapters"] == workers["stage 1"]["adapters"] == ["sql"]

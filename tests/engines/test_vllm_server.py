@@ -16,7 +16,6 @@ import torch
 import transformers
 
 from tests.engines.environment import Environment
-from tests.engines.models import tiny_model
 from tests.engines.oracle_connector import Oracle
 from tests.engines.vllm_server import Completion, VllmServer
 from tests.waiting import until
@@ -34,19 +33,15 @@ class Served:
     model: Any  # the same, in transformers
 
 
-@pytest.fixture(scope="module", params=["smollm2-eager", "qwen3-compiled"])
-def served(
-    request: pytest.FixtureRequest, vllm: Environment, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Served]:
-    name, mode = request.param.split("-")
-    model = smollm2 if name == "smollm2" else tiny_model(name)
+@pytest.fixture(scope="module")
+def served(vllm: Environment, smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     library: Any = transformers  # its own types say too little
-    loaded = library.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    loaded = library.AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()
     last = loaded.config.num_hidden_layers - 1
     oracle = Oracle(tmp_path_factory.mktemp("oracle"), (0, last // 2, last))
     folder = tmp_path_factory.mktemp("server")
-    with VllmServer(vllm, model, folder, *oracle.flags, env=oracle.env, eager=mode == "eager") as server:
-        print(f"{request.param}: ready after {server.ready_s:.0f} s")
+    with VllmServer(vllm, smollm2, folder, *oracle.flags, env=oracle.env) as server:
+        print(f"ready after {server.ready_s:.0f} s")
         yield Served(server, oracle, loaded)
 
 

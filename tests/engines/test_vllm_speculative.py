@@ -44,6 +44,7 @@ def repeating(seed: int) -> list[int]:
     return [*phrase, *phrase, *(rng.choice(phrase) for _ in range(12))]
 
 
+@pytest.mark.shows("vLLM V1", "n-gram speculation")
 def test_rejected_guesses_are_no_rows_and_accepted_ones_are(engine: Tapped, reference: Reference) -> None:
     done = engine.complete([repeating(n) for n in range(4)], [f"guess{n}" for n in range(4)], 120)
     assert engine.server.metric("vllm:spec_decode_num_draft_tokens_total") > 0
@@ -54,6 +55,7 @@ def test_rejected_guesses_are_no_rows_and_accepted_ones_are(engine: Tapped, refe
         assert all(len(engine.rows(tap_id(one), point)) == len(one.fed) for point in POINTS)
 
 
+@pytest.mark.shows("vLLM V1", "preemption")
 def test_a_request_that_was_preempted_and_resumed_has_every_position_once(engine: Tapped, reference: Reference) -> None:
     prompts = [[300 + 7 * n + k for k in range(60)] for n in range(12)]
     before = engine.receiver.unseen.get(UnseenReason.SAMPLING, 0)

@@ -18,6 +18,9 @@ def captured(vllm: Environment) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.shows("vLLM V2", "continuous batching", how="contract")
+@pytest.mark.shows("vLLM V2", "chunked prefill", how="contract")
+@pytest.mark.shows("vLLM V2", "prefix cache", how="contract")
 def test_rows_belong_to_the_requests_and_positions_of_the_runners_own_batch(captured: dict[str, Any]) -> None:
     first, second = captured["behind"]["steps"][:2]
     assert first["segments"] == [[ONE, [0, 1, 2], "PREFILL", 5], [TWO, [4, 5], "PREFILL", 6]]
@@ -29,18 +32,22 @@ def test_rows_belong_to_the_requests_and_positions_of_the_runners_own_batch(capt
     assert captured["behind"]["unseen"][0] == {"prefix_cache": 4}
 
 
+@pytest.mark.shows("vLLM V2", "traces", how="contract")
+@pytest.mark.shows("vLLM V2", "LoRA", how="contract")
 def test_a_requests_trace_and_its_adapter_go_with_its_rows(captured: dict[str, Any]) -> None:
     first, second = captured["behind"]["steps"][:2]
     assert first["info"] == [["", ""], ["00-a-b-01", "sql"]]
     assert second["info"] == [["00-a-b-01", "sql"], ["", ""]]
 
 
+@pytest.mark.shows("vLLM V2", "preemption", how="contract")
 def test_what_a_preempted_request_computes_again_is_not_captured_twice(captured: dict[str, Any]) -> None:
     assert captured["behind"]["steps"][2]["segments"] == [[TWO, [7], "DECODE", 6]]
     assert captured["behind"]["steps"][2]["rows"]["blocks.1.resid_post"] == [3007.0]
     assert captured["behind"]["tokens"][2] == 8
 
 
+@pytest.mark.shows("vLLM V2", "n-gram speculation", how="contract")
 def test_drafts_are_never_counted_as_seen_and_those_that_were_right_count_as_not_captured(
     captured: dict[str, Any],
 ) -> None:

@@ -12,9 +12,10 @@ from protos.stethoscope.v1 import ingest_pb2
 from sidecar.clock import SystemClock
 from sidecar.config import Config, Verdicts
 from sidecar.outcome import Result
+from sidecar.reading.read import Readings
 from sidecar.snapshot import EndedRequest
 from sidecar.types import Action, EngineId, Evidence, RequestId
-from tests.builders import WIDTH, manifest_fields, wire_batch, wire_segments, write_control, write_probe
+from tests.builders import WIDTH, wire_batch, wire_segments, write_control, write_probe
 from tests.hot import Hot
 
 UNVERIFIED, STALE = Evidence.UNVERIFIED, Evidence.STALE
@@ -60,6 +61,16 @@ def test_a_caller_that_waits_is_told_that_nothing_was_judged(hot):
     told = {one.request_id: (one.read, one.skipped, one.signals) for one in result.verdicts}
     assert told["plain"][:2] == (("toxic",), ())
     assert told["adapted"] == ((), ("toxic",), ())
+
+
+def test_a_signal_that_was_late_could_not_have_stopped_it(hot):
+    """What was late could have blocked the request of the model's own weights: there the policy is closed."""
+    judge, plan, batch = hot.pipeline.judge, hot.pipeline.plan, step(0, verdict_within_us=1_000_000)
+    nothing, unread = np.zeros((2, 1), np.float32), np.zeros((2, 1), np.bool_)
+    late = Readings(plan, 1, nothing, unread, np.ones(1, np.int64), (), 0, late=np.ones(1, np.bool_))
+    told = {one.request_id: one for one in judge.judge(late, hot.decoder.step_batch(batch))}
+    assert (told["plain"].action, told["plain"].late) == (Action.BLOCK, ("toxic",))
+    assert (told["adapted"].action, told["adapted"].skipped) == (Action.ALLOW, ("toxic",))
 
 
 def test_an_adapter_that_was_named_once_holds_for_the_whole_request(hot):

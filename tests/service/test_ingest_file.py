@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ TOKENS, LAYERS = 600, 3  # more than one batch of them
 HERE = 2  # where block TAP.layer lies in the file: the others are of no interest to the sidecar
 
 
+SENT = (("full", torch.float32, 0), ("half", torch.float16, -1), ("brain", torch.bfloat16, 0))
+
+
 def states(tokens: int = TOKENS, dtype: torch.dtype = torch.float32, column: int = -1) -> torch.Tensor:
     """[tokens, LAYERS, WIDTH]; high in one column if one is given."""
     made = torch.from_numpy(np.random.default_rng(5).normal(size=(tokens, LAYERS, WIDTH)).astype(np.float32))
@@ -49,16 +53,18 @@ def ingest(address: str, *arguments: object, layers: str = f"7,5,{TAP.layer}") -
     return main(["ingest", "--address", address, "--layers", layers, *map(str, arguments)])
 
 
-def sent_by_a_tap(address: str, hidden: torch.Tensor, name: str) -> None:
+def sent_by_a_tap(address: str, requests: Mapping[str, torch.Tensor]) -> None:
     client = TapClient(address, MODEL, engine_id="tap")
     client.start()
     until(lambda: client.connected)
-    segment = StepSegment(RequestInfo(name), name, range(len(hidden)), Phase.PREFILL, len(hidden))
-    rows = TorchStates(hidden[:, HERE].contiguous())
-    assert client.submit(CapturedStep(1, 1, (segment,), ((TAP, rows),), len(hidden), rows.held_bytes))
-    client.traffic.add(StepTally(len(hidden), 1))
-    client.finish([name])
-    until(lambda: client.counts().ok == 1)
+    for number, (name, hidden) in enumerate(requests.items(), 1):
+        segment = StepSegment(RequestInfo(name), name, range(len(hidden)), Phase.PREFILL, len(hidden))
+        rows = TorchStates(hidden[:, HERE].contiguous())
+        step = CapturedStep(time.time_ns(), number, (segment,), ((TAP, rows),), len(hidden), rows.held_bytes)
+        assert client.submit(step)
+        client.traffic.add(StepTally(len(hidden), 1))
+    client.finish(requests)
+    until(lambda: client.counts().ok == len(requests))
     client.stop(5.0)
 
 
@@ -69,31 +75,33 @@ def process() -> Iterator[Process]:
         yield process
 
 
-def science(process: Process) -> dict[str, float]:
+def science(process: Process, requests: int) -> dict[str, float]:
     """What the sidecar says of what it read, but for when it did."""
     with Client(process) as client:
-        until(lambda: float(client.series()[ENDED]) == 1)
+        until(lambda: float(client.series()[ENDED]) == requests)
         return {name: float(value) for name, value in client.science().items() if "_created" not in name}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_a_file_is_scored_as_the_same_rows_from_a_tap_are(tmp_path: Path, dtype: torch.dtype, capsys: Any) -> None:
-    hidden, both = states(dtype=dtype, column=0), []
+def test_a_file_is_scored_as_the_same_rows_from_a_tap_are(tmp_path: Path, capsys: Any) -> None:
+    sent = {name: states(dtype=dtype, column=column) for name, dtype, column in SENT}
+    both = []
     for way in ("file", "tap"):
         with private_folder() as home, Process(home, write_artifacts(home)) as process, Client(process) as client:
             client.register()
             if way == "file":
-                assert ingest(process.address, written(tmp_path, "one", hidden)) == 0
+                assert ingest(process.address, *(written(tmp_path, name, hidden) for name, hidden in sent.items())) == 0
             else:
-                sent_by_a_tap(process.address, hidden, "one")
-            both.append(science(process))
+                sent_by_a_tap(process.address, sent)
+            both.append(science(process, len(sent)))
     by_file, by_tap = both
     assert by_file.keys() == by_tap.keys()
     assert by_file == pytest.approx(by_tap, rel=1e-6, abs=1e-6)
-    assert sum(value for name, value in by_file.items() if name.startswith("stethoscope_probe")) > TOKENS
+    assert by_file['stethoscope_probe_detections_total{probe="first"}'] == 2
     said = capsys.readouterr().out
-    assert said.startswith("one: 600 tokens: flag\n  first 1.000, over its threshold 0.900\n")
-    assert "second: below its threshold" in said
+    assert said.startswith(
+        "full: 600 tokens: flag\n  first 1.000, over its threshold 0.900\n  second: below its threshold\n"
+    )
+    assert "half: 600 tokens: allow\n  first: below" in said
 
 
 def test_every_token_is_expected_and_seen_and_every_file_is_a_request(
@@ -136,6 +144,10 @@ def damaged(raw: bytes, **header: Any) -> bytes:
     return struct.pack("<Q", len(text)) + text + raw[8 + length :]
 
 
+SIZE = 8 * LAYERS * WIDTH * 4  # of the sound one's states, in bytes
+TWICE = b'{"hidden_states": {}, "hidden_states": {}}'
+
+
 def unsound() -> dict[str, tuple[bytes, str]]:
     hidden, tokens = states(8), torch.arange(8)
     sound = save({"hidden_states": hidden, "token_ids": tokens})
@@ -161,8 +173,12 @@ def unsound() -> dict[str, tuple[bytes, str]]:
         "doubles": (save({"hidden_states": hidden.double(), "token_ids": tokens}), "none of F32, F16, BF16"),
         "words for tokens": (save({"hidden_states": hidden, "token_ids": tokens.float()}), "elements of token_ids"),
         "beyond the end": (
-            damaged(sound, hidden_states={**entry, "data_offsets": [64, 64 + 8 * LAYERS * WIDTH * 4]}),
+            damaged(sound, hidden_states={**entry, "data_offsets": [128, 128 + SIZE]}),
             "cut short or damaged",
+        ),
+        "over each other": (
+            damaged(sound, hidden_states={**entry, "data_offsets": [32, 32 + SIZE]}),
+            "lie over each other",
         ),
         "offsets that are none": (damaged(sound, hidden_states={**entry, "data_offsets": [-1, 2]}), "makes no sense"),
         "not a number": (save({"hidden_states": nan, "token_ids": tokens}), "no finite number, at token 3"),

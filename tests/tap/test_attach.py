@@ -131,7 +131,13 @@ def test_an_exception_inside_the_tap_never_reaches_the_model(
         raise RuntimeError("a bug of the tap")
 
     with tapped(model, receiver) as tap:
-        for broken in ("tensors.keeper.copy_rows", "transformers.forward.layout", "transformers.forward._names"):
+        for broken in (
+            "tensors.keeper.copy_rows",
+            "transformers.hooks.averaged",
+            "transformers.forward.layout",
+            "transformers.forward.open_batch",
+            "transformers.forward.token_grid",
+        ):
             with monkeypatch.context() as patch:
                 patch.setattr(f"sidecar.tap.{broken}", explode)
                 assert torch.equal(generate(model, eos_token_id=None), plain)
@@ -221,6 +227,7 @@ def test_a_dropped_model_is_freed_and_its_tap_ends(receiver: Receiver) -> None:
     until(lambda: not tap.client.connected)
 
 
+@pytest.mark.shows("transformers", "torch.compile")
 def test_a_compiled_model_is_captured_as_well(receiver: Receiver) -> None:
     """Inside a compiled graph a hook would run once and never again; these stay outside."""
     model = tiny()

@@ -65,6 +65,7 @@ def _check(model: Any, receiver: Receiver, name: str, tokens: list[int], start: 
         assert difference < TOLERANCE
 
 
+@pytest.mark.shows("transformers", "continuous batching")
 def test_every_row_is_its_requests_state_at_its_position(receiver: Receiver) -> None:
     """Prompts longer than a step are prefilled in pieces, beside others that decode."""
     model = tiny()
@@ -89,6 +90,7 @@ def test_every_row_is_its_requests_state_at_its_position(receiver: Receiver) -> 
     assert any(len(batch.segments.request_ids) > 2 for batch in receiver.batches)
 
 
+@pytest.mark.shows("transformers", "prefix cache")
 def test_a_shared_prefix_is_told_as_cached_and_not_as_lost(receiver: Receiver) -> None:
     model = tiny()
     (prefix,) = _prompts(3 * PAGE)
@@ -110,6 +112,7 @@ def test_the_end_of_the_last_request_is_told_without_a_next_step(receiver: Recei
         receiver.wait(lambda r: r.finished == ["only"])
 
 
+@pytest.mark.shows("transformers", "aborts")
 def test_a_cancelled_request_is_told_as_ended(receiver: Receiver) -> None:
     model = tiny()
     with tapped(model, receiver), _running(model) as manager:
@@ -128,6 +131,7 @@ def test_requests_that_fail_with_the_engine_are_told_as_ended(receiver: Receiver
         receiver.wait(lambda r: r.finished == ["endless"])
 
 
+@pytest.mark.shows("transformers", "preemption")
 def test_requests_put_off_for_want_of_memory_end_once_and_no_position_comes_twice(receiver: Receiver) -> None:
     """The engine throws away the cache of a request and later computes it again, under the same name."""
     model = tiny()

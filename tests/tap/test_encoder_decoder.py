@@ -60,6 +60,7 @@ def phases(receiver: Receiver, name: str) -> list[tuple[int, int, int]]:
 
 
 @text_models
+@pytest.mark.shows("transformers", "encoder and decoder")
 def test_every_row_is_its_stacks_state_at_its_position(make: Callable[[], Any], receiver: Receiver) -> None:
     model = make()
     plain = generate(model, padded(), eos_token_id=None)
@@ -168,24 +169,29 @@ def test_hypotheses_of_a_beam_search_share_what_was_encoded(receiver: Receiver) 
     assert {len(rows) for rows in receiver.rows(DECODER).values()} == {5}
 
 
-def test_every_window_of_long_speech_is_a_request_of_its_own(receiver: Receiver) -> None:
+@pytest.mark.parametrize("rows", [1, 2])
+def test_every_window_of_long_speech_is_a_request_of_its_own(rows: int, receiver: Receiver) -> None:
+    """That all rows of a window have ended says nothing of the next one's."""
     model = kinds.whisper()
-    with tapped(model, receiver) as tap, tap.requests(["a"]):
+    with tapped(model, receiver) as tap, tap.requests(NAMES[:rows]):
         model.generate(
-            sound(windows=3),
-            attention_mask=torch.ones(1, 3 * kinds.FRAMES, dtype=torch.long),
+            sound(windows=3, rows=rows),
+            attention_mask=torch.ones(rows, 3 * kinds.FRAMES, dtype=torch.long),
             max_new_tokens=4,
             return_timestamps=True,
             do_sample=False,
         )
         assert tap.errors() == {}
-    names = sorted(receiver.rows(ENCODER))
-    assert len(names) >= 3
-    assert set(names) == {"a", *(f"a#{n}" for n in range(1, len(names)))}
-    assert sorted(receiver.finished) == names
-    assert {len(rows) for rows in receiver.rows(ENCODER).values()} == {POSITIONS}
-    assert receiver.reports[-1].encoder_tokens_computed == len(names) * POSITIONS
-    assert receiver.unseen == {}
+    encoded, decoded = receiver.rows(ENCODER), receiver.rows(DECODER)
+    windows = [name for name in encoded if name.startswith("a")]
+    assert len(windows) >= 3
+    assert windows == ["a", *(f"a#{n}" for n in range(1, len(windows)))]
+    assert sorted(receiver.finished) == sorted(encoded) == sorted(decoded)
+    assert {len(found) for found in encoded.values()} == {POSITIONS}
+    assert {len(found) for found in decoded.values()} == {4}
+    report = receiver.reports[-1]
+    assert report.encoder_tokens_computed == len(encoded) * POSITIONS
+    assert (report.tokens_computed - report.encoder_tokens_computed, receiver.unseen) == (4 * len(decoded), {})
 
 
 def test_a_decode_loop_written_by_hand_goes_on_with_what_was_encoded(receiver: Receiver) -> None:
@@ -253,13 +259,17 @@ def test_a_block_on_what_the_encoder_read_ends_the_generation(receiver: Receiver
     assert (output[0] != PAD).all()
 
 
-def test_an_encoder_whose_positions_cannot_be_known_before_it_runs_is_not_captured(receiver: Receiver) -> None:
+def test_an_encoder_whose_positions_are_known_only_when_it_has_run_is_counted_and_not_captured(
+    receiver: Receiver,
+) -> None:
     model = kinds.whisper()
     model.get_encoder()._get_feat_extract_output_lengths = None
     with tapped(model, receiver) as tap, tap.requests(["a"]), torch.no_grad():
         model(input_features=sound(), decoder_input_ids=torch.tensor([[0, 7]]))
         assert tap.errors() == {"an encoder whose input does not tell how many positions it has": 1}
     assert receiver.rows(ENCODER) == {}
+    assert receiver.reports[-1].encoder_tokens_computed == POSITIONS
+    assert receiver.unseen == {UnseenReason.UNSUPPORTED: POSITIONS}
     assert len(receiver.rows(DECODER)["a"]) == 2
 
 

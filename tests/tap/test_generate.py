@@ -83,6 +83,7 @@ def test_a_row_ended_by_any_other_criterion_is_finished_too(receiver: Receiver) 
     ],
     ids=str,
 )
+@pytest.mark.shows("transformers", "chunked prefill")
 def test_every_way_of_generating_computes_the_same_rows(settings: dict[str, Any], receiver: Receiver) -> None:
     model = tiny()
     torch.manual_seed(4)
@@ -139,6 +140,7 @@ def test_beams_keep_positions_and_counts(receiver: Receiver) -> None:
             assert worst_difference({p: mine[p] for p in range(len(prompt))}, prompt) < TOLERANCE
 
 
+@pytest.mark.shows("transformers", "n-gram speculation", how="unseen")
 def test_assisted_generation_is_counted_and_not_captured(receiver: Receiver) -> None:
     model = tiny()
     with tapped(model, receiver) as tap:

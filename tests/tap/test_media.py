@@ -42,6 +42,7 @@ def media(receiver: Receiver, name: str) -> list[list[tuple[int, int, int]]]:
     return [segment.media for segment in receiver.segments(name)]
 
 
+@pytest.mark.shows("transformers", "images in the prompt")
 def test_pictures_are_labelled_in_the_prompt_and_nowhere_else(receiver: Receiver) -> None:
     model = kinds.llava()
     inputs = {**padded([5, 6, *PICTURE, 7, *PICTURE, 8], [9, *PICTURE, 10]), "pixel_values": pictures(3)}

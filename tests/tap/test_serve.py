@@ -148,6 +148,7 @@ def _check(receiver: Receiver, lengths: list[tuple[int, int]], folder: Path) -> 
 
 
 @pytest.mark.parametrize("options", [CONTINUOUS, ()], ids=["continuous", "sequential"])
+@pytest.mark.shows("transformers", "traces")
 def test_every_row_of_every_request_arrives_with_its_trace(
     options: tuple[str, ...], folder: Path, make_receiver: MakeReceiver, tmp_path: Path
 ) -> None:
@@ -176,6 +177,7 @@ def test_without_a_sidecar_it_serves_all_the_same_and_taps_once_there_is_one(
     assert before.tokens_computed == sum(one.tokens for one in before.unseen) > 0
 
 
+@pytest.mark.shows("transformers", "unknown version")
 def test_a_version_with_other_names_is_served_untapped_and_says_so(
     folder: Path, make_receiver: MakeReceiver, tmp_path: Path
 ) -> None:

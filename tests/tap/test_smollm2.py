@@ -75,6 +75,7 @@ def test_a_left_padded_batch_is_read_row_by_row(served: tuple[Any, list[list[int
     _check(model, receiver, sequences, prompts)
 
 
+@pytest.mark.shows("transformers", "continuous batching")
 def test_continuous_batching_is_read_row_by_row(served: tuple[Any, list[list[int]]], receiver: Receiver) -> None:
     model, prompts = served
     config = library().GenerationConfig(

@@ -40,6 +40,7 @@ def test_generated_rows_are_bitwise_those_of_hooks_of_ones_own(architecture: str
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+@pytest.mark.shows("transformers", "heads and MLPs")
 def test_rows_of_continuous_batching_are_bitwise_those_of_hooks_of_ones_own(
     architecture: str, make_receiver: MakeReceiver
 ) -> None:

@@ -69,6 +69,7 @@ def means(module: Any, *, inputs: bool = False) -> Iterator[Rows]:
         handle.remove()
 
 
+@pytest.mark.shows("transformers", "timesteps")
 def test_every_timestep_is_a_row_of_every_request_at_the_position_of_its_time(model: Any, receiver: Receiver) -> None:
     times = [1.0, 0.75, 0.5, 0.25]
     plain = denoise(model, times)
@@ -170,7 +171,7 @@ def test_a_time_that_cannot_be_told_costs_the_rows_and_not_the_model(
         assert torch.equal(denoise(model, [0.5]), plain)
         assert tap.errors() == {reason: 1}
     assert receiver.batches == []
-    assert receiver.unseen == ({UnseenReason.UNSUPPORTED: 2} if names else {})
+    assert receiver.unseen == {UnseenReason.UNSUPPORTED: 2}
 
 
 def test_any_transformer_is_followed_if_the_caller_says_the_time(receiver: Receiver) -> None:

@@ -16,7 +16,7 @@ from sidecar.tap.transformers.blocks import find_stacks
 from sidecar.tap.transformers.context import ROWS
 from sidecar.tap.transformers.generation import Generation, overhear, prompt_columns
 from sidecar.tap.transformers.hooks import LayerHooks, eager
-from sidecar.tap.transformers.inputs import Grid, encoder_grid, token_grid
+from sidecar.tap.transformers.inputs import Grid, encoder_grid, positions_made, rows_made, token_grid
 from sidecar.tap.transformers.layout import layout, past_columns
 from sidecar.tap.transformers.media import label_media, media_tokens
 from sidecar.tap.transformers.stops import Stops
@@ -33,6 +33,7 @@ class _Local(threading.local):
     batch: Batch | None = None
     generation: Generation | None = None
     suspended: bool = False
+    untold: bool = False  # the pass has begun, and only what comes out of it tells how much it computes
 
 
 class ForwardWatch:
@@ -119,11 +120,18 @@ class ForwardWatch:
             self._recorder.begin(spans, capture=self._hooks.asks(stack), stack=stack)
         except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the model
             self._faults.note("before_forward", error)
-            self._recorder.count(tokens, UnseenReason.UNSUPPORTED, stack)
+            self._local.untold = not tokens
+            if tokens:
+                self._recorder.count(tokens, UnseenReason.UNSUPPORTED, stack)
 
-    def after(self) -> None:
+    def after(self, stack: Stack, output: Any) -> None:
+        untold, self._local.untold = self._local.untold, False
         try:
-            self._recorder.end()
+            if untold:
+                made = rows_made(output) if TIMESTEPS.get() is not None else positions_made(output)
+                self._recorder.count(made, UnseenReason.UNSUPPORTED, stack)
+            else:
+                self._recorder.end()
         except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the model
             self._faults.note("after_forward", error)
 
@@ -271,8 +279,8 @@ def _step_hooks(
         if whole is ours() and not watch.suspended:
             begin(stack, whole, args, kwargs)
 
-    def after(whole: nn.Module, _args: Any, _output: Any) -> None:
+    def after(whole: nn.Module, _args: Any, output: Any) -> None:
         if whole is ours() and not watch.suspended:
-            end()
+            end(stack, output)
 
     return before, after

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidecar.tap.client import TapClient
 from sidecar.tap.cost import Cost
-from sidecar.tap.faults import Faults, Unsupported
+from sidecar.tap.faults import Faults
 from sidecar.tap.recorder import Recorder
 from sidecar.tap.sites import NoPartError, Socket, find_socket
 from sidecar.tap.tensors.keeper import Keeper
@@ -124,8 +124,8 @@ def _taker(point: TapPoint, keeper: Keeper, recorder: Recorder, faults: Faults) 
             return
         try:
             states = averaged(step, states)
-        except Unsupported as limit:
-            faults.note("timestep", limit)
+        except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the model
+            faults.note("layer_hook", error)
             recorder.fail()
         else:
             keeper.keep(point, states)

@@ -1,4 +1,4 @@
-"""How many rows and columns a forward pass has, told by what goes into it: before it runs, and by no layer."""
+"""How many rows and columns a forward pass has, told by what goes into the model, or else comes out of it, and by no layer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sidecar.tap.faults import Unsupported
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -40,6 +41,25 @@ def encoder_grid(encoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if not callable(lengths) or features.ndim != 3 or features.shape[1] != bins:
         raise Unsupported("an encoder whose input does not tell how many positions it has")
     return Grid(int(features.shape[0]), int(lengths(features.shape[2])), padded=False)
+
+
+def positions_made(output: Any) -> int:
+    """How many rows of states a pass has computed, by its output [rows, N, ...]; 0 if it is something else."""
+    states = _first(output)
+    return int(states.shape[0] * states.shape[1]) if states is not None and states.ndim >= 2 else 0
+
+
+def rows_made(output: Any) -> int:
+    """How many rows its batch had."""
+    states = _first(output)
+    return int(states.shape[0]) if states is not None else 0
+
+
+def _first(output: Any) -> torch.Tensor | None:
+    import torch
+
+    found = output if isinstance(output, torch.Tensor) else output[0]
+    return found if isinstance(found, torch.Tensor) else None
 
 
 def argument(model: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from v2_contract import Client
+from v2_contract import Client, new, scheduled
 from vllm.config import CompilationConfig, CompilationMode, ModelConfig, ParallelConfig
 from vllm.distributed import parallel_state
+from vllm.lora.request import LoRARequest
 from vllm.model_executor.models.interfaces import EagleModelMixin, SupportsEagle3
 from vllm.model_executor.models.utils import make_layers
 
@@ -135,19 +136,20 @@ def tapped(folder: str, wish: str, **ranks: Any) -> dict[str, Any]:
         return {"tapped": False}
     auxiliary = [point.name for point in watch.auxiliary]
     told = {"tapped": True, "engine": watch.client.engine_id, "auxiliary": auxiliary}
+    told["weights"] = watch.client.identity.weights_digest
     if not auxiliary:
-        told["rows"] = _step(made.model_runner, watch.client)
+        told |= _step(made.model_runner, watch.client)
     return {**told, "points": [point.name for point in watch.points]}
 
 
-def _step(runner: Runner, client: Told) -> dict[str, list[float]]:
-    new = SimpleNamespace(req_id="cmpl-one-0-0123abcd", prompt_len=ROWS, sampling_params=None, lora_request=None)
-    runner._update_states(
-        SimpleNamespace(scheduled_new_reqs=[new], finished_req_ids=set(), scheduled_spec_decode_tokens={})
-    )
+def _step(runner: Runner, client: Told) -> dict[str, Any]:
+    """Of a request to which an adapter is applied."""
+    request = new(runner.input_batch.req_ids[0], ROWS, lora=LoRARequest("sql", 1, "/nowhere"))
+    runner._update_states(scheduled(request))
     runner._model_forward()
     (step,) = client.steps
-    return {point.name: kept.rows[:, 0].tolist() for point, kept in step.tensors}
+    rows = {point.name: kept.rows[:, 0].tolist() for point, kept in step.tensors}
+    return {"rows": rows, "adapters": [one.info.adapter for one in step.segments]}
 
 
 class Said(logging.Handler):

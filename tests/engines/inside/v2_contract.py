@@ -85,7 +85,9 @@ def new(name: str, prompt: int, computed: int = 0, lora: LoRARequest | None = No
 
 
 def scheduled(*news: NewRequestData, finished: tuple[str, ...] = ()) -> Any:
-    return SimpleNamespace(scheduled_new_reqs=list(news), finished_req_ids=set(finished))
+    return SimpleNamespace(
+        scheduled_new_reqs=list(news), finished_req_ids=set(finished), scheduled_spec_decode_tokens={}
+    )
 
 
 def batch(rows: dict[str, tuple[int, int]], drafts: dict[str, int] | None = None) -> InputBatch:

@@ -1,0 +1,128 @@
+"""docs/engines/README.md, made from the tests: ``python -m tests.engines.compatibility > docs/engines/README.md``.
+
+A test that shows something of an engine says so by a mark, as often as it has something to say:
+
+    @pytest.mark.shows("vLLM V1", "prefix cache")
+    @pytest.mark.shows("vLLM V2", "prefix cache", how="contract")
+
+The marks are read from the source. Nothing is imported, so that no engine has to be there.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "engines" / "README.md"
+ENGINES = ("vLLM V1", "vLLM V2", "transformers", "SGLang")
+FEATURES = (
+    "continuous batching",
+    "chunked prefill",
+    "prefix cache",
+    "preemption",
+    "aborts",
+    "n-gram speculation",
+    "LoRA",
+    "encoder and decoder",
+    "images in the prompt",
+    "timesteps",
+    "tensor parallelism",
+    "pipeline parallelism",
+    "data parallelism",
+    "torch.compile",
+    "CUDA graphs",
+    "heads and MLPs",
+    "projected mode",
+    "traces",
+    "sampling per request",
+    "blind",
+    "unknown version",
+)
+HOWS = ("run", "contract", "unseen")  # the stronger first
+_INTRO = """\
+# Engines
+
+<!-- Made by `python -m tests.engines.compatibility`; a test compares. Mark the test that shows something instead. -->
+
+{pages}
+
+What was shown for each engine, by tests of this repository:
+
+- **run**: in the real engine, serving a real model; what the tap sent was held against a reference.
+- **contract**: through the engine's own classes or source, where a stub stands for what cannot run without its hardware.
+- **unseen**: its rows are left out on purpose, and in a real engine they were counted and said to be.
+- **not run**: nobody has shown it. It may work.
+"""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Shown:
+    """One mark: what a test shows."""
+
+    feature: str
+    engine: str
+    how: str
+    test: str  # as pytest names it
+
+
+class WrongMarkError(ValueError):
+    """A mark that has no place in the table; the text says where and why."""
+
+
+def marks(folder: Path) -> Iterator[Shown]:
+    """The marks of every test below a folder. Raises WrongMarkError."""
+    for path in sorted(folder.rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                name = f"{path.relative_to(ROOT)}::{node.name}"
+                calls = (one for one in node.decorator_list if isinstance(one, ast.Call))
+                yield from (_shown(one, name) for one in calls if ast.unparse(one.func) == "pytest.mark.shows")
+
+
+def _shown(call: ast.Call, test: str) -> Shown:
+    try:
+        engine, feature = (ast.literal_eval(one) for one in call.args)
+        how = {one.arg: ast.literal_eval(one.value) for one in call.keywords}.pop("how", HOWS[0])
+    except ValueError as error:
+        raise WrongMarkError(f"{test}: {ast.unparse(call)}: {error}") from None
+    for value, known in ((engine, ENGINES), (feature, FEATURES), (how, HOWS)):
+        if value not in known:
+            raise WrongMarkError(f"{test}: {value!r} is none of {', '.join(known)}")
+    return Shown(feature, engine, how, test)
+
+
+def markdown(shown: Iterable[Shown]) -> str:
+    """The page. Marks may come in any order."""
+    found = sorted(set(shown), key=lambda one: (FEATURES.index(one.feature), ENGINES.index(one.engine), one.test))
+    lines = [_INTRO.format(pages="\n".join(_pages())), *_table(found), "", "## Which test shows what", ""]
+    for feature in FEATURES:
+        tests = [f"  - {one.engine}, {one.how}: `{one.test}`" for one in found if one.feature == feature]
+        lines += [f"- {feature}", *tests] if tests else []
+    return "\n".join([*lines, ""])
+
+
+def _table(found: list[Shown]) -> list[str]:
+    rows = [
+        f"| {feature} | {' | '.join(_cell(found, feature, engine) for engine in ENGINES)} |" for feature in FEATURES
+    ]
+    return [f"| | {' | '.join(ENGINES)} |", f"|---|{'---|' * len(ENGINES)}", *rows]
+
+
+def _cell(found: list[Shown], feature: str, engine: str) -> str:
+    hows = {one.how for one in found if (one.feature, one.engine) == (feature, engine)}
+    return next((how for how in HOWS if how in hows), "not run")
+
+
+def _pages() -> Iterator[str]:
+    """A link to each engine's page, under its own heading."""
+    for path in sorted(PAGE.parent.glob("*.md")):
+        if path != PAGE:
+            title = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+            yield f"- [{title}]({path.name})"
+
+
+if __name__ == "__main__":
+    print(markdown(marks(ROOT / "tests")), end="")

@@ -1,0 +1,42 @@
+"""The page of what was shown in which engine says what the tests' marks say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.engines import compatibility
+from tests.engines.compatibility import ENGINES, PAGE, ROOT, Shown, WrongMarkError, markdown, marks
+
+
+def test_the_committed_page_is_that_of_the_marks() -> None:
+    current = PAGE.read_text(encoding="utf-8")
+    assert current == markdown(marks(ROOT / "tests")), "run: make docs"
+
+
+def _marked(folder: Path, monkeypatch: pytest.MonkeyPatch, *decorators: str) -> list[Shown]:
+    monkeypatch.setattr(compatibility, "ROOT", folder)
+    (folder / "test_it.py").write_text("\n".join((*decorators, "def test_one(): ...", "def test_two(): ...", "")))
+    return list(marks(folder))
+
+
+def test_a_mark_is_a_row_of_its_test_and_the_strongest_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contract, run = (f'@pytest.mark.shows("SGLang", "traces"{how})' for how in (', how="contract"', ""))
+    assert _marked(tmp_path, monkeypatch, contract) == [Shown("traces", "SGLang", "contract", "test_it.py::test_one")]
+    for decorators, cell in (((), "not run"), ((contract,), "contract"), ((contract, run), "run")):
+        page = markdown(_marked(tmp_path, monkeypatch, *decorators)).splitlines()
+        assert f"| traces | not run | not run | not run | {cell} |" in page
+        assert f"| aborts |{' not run |' * len(ENGINES)}" in page
+
+
+@pytest.mark.parametrize(
+    "wrong", ['"SGLANG", "traces"', '"SGLang", "magic"', '"SGLang", "traces", how="seen"', 'ENGINE, "traces"']
+)
+def test_a_mark_that_has_no_place_in_the_table_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    with pytest.raises(WrongMarkError, match=r"^test_it\.py::test_one: "):
+        _marked(tmp_path, monkeypatch, f"@pytest.mark.shows({wrong})")
