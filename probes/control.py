@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from probes.kinds.threads import one_thread
 from sidecar.types import FloatArray
 
 Array = npt.NDArray[np.float64]
@@ -55,14 +56,12 @@ class Control:
 
 def fit_control(rows: Mapping[int, Array], layer: int) -> Control:
     """Fit on rows by layer, float64 [N, D] each, ``layer`` and its neighbours among them. Deterministic."""
-    from threadpoolctl import threadpool_limits
-
     features = np.concatenate([rows[at] for at in sorted(rows)])
     distances = np.concatenate([np.full(len(rows[at]), float(at - layer)) for at in sorted(rows)])
     mean, spread = features.mean(axis=0), features.std(axis=0)
     spread[spread == 0] = 1.0
     scaled = (features - mean) / spread
-    with threadpool_limits(1):
+    with one_thread():
         gram = scaled.T @ scaled + _RIDGE * np.eye(scaled.shape[1])
         slope = np.linalg.solve(gram, scaled.T @ (distances - distances.mean())) / spread
     direction = Direction(slope.astype(np.float32), float(np.float32(distances.mean() - mean @ slope)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,31 +34,38 @@ class Journal:
     def load(self) -> bool:
         """Take up what earlier work left; False if that was work with other settings, or none of ours: it is not used.
 
-        A line that a kill cut short costs that result alone. Raises LabError if the file cannot be read.
+        A line that a kill cut short costs that result alone. Raises LabError if the file cannot be read or written.
         """
         lines = self._lines()
         told = [found for line in lines if (found := _parsed(line)) is not None]
         ours = bool(told) and told[0].get("settings") == self._settings
         self._done = {one["key"]: one["result"] for one in told[1:] if {"key", "result"} <= one.keys()} if ours else {}
         if ours:
-            self._rewrite()
+            with self._writing():
+                self._rewrite()
         return ours or not lines
 
     def add(self, key: str, result: Any) -> None:
         """Once it returns, a kill of this process loses it no more. Raises LabError if it cannot be written."""
-        try:
+        with self._writing():
             if not self._done:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._rewrite()
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(key, result))
-        except OSError as error:
-            raise LabError(f"{self.path} cannot be written: {error.strerror}") from None
         self._done[key] = result
 
     def forget(self) -> None:
         """All is done: the file is of no more use."""
-        self.path.unlink(missing_ok=True)
+        with self._writing():
+            self.path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise LabError(f"{self.path} cannot be written: {error.strerror}") from None
 
     def _lines(self) -> list[str]:
         try:

@@ -154,8 +154,12 @@ def _head(folder: Path) -> dict[str, Any]:
     path = folder / FACTS
     try:
         head = json.loads(path.read_bytes())
+    except NotADirectoryError:
+        raise LabError(
+            f"{folder} is a file, and no folder of activations: `probes collect` makes one of texts"
+        ) from None
     except FileNotFoundError:
-        raise LabError(f"{folder} holds no activations: {FACTS} is missing") from None
+        raise LabError(f"{folder} holds no activations ({FACTS} is missing): `probes collect` makes them") from None
     except (OSError, ValueError) as error:
         raise LabError(f"{path} cannot be read: {error}") from None
     if not isinstance(head, dict) or head.get("schema") != SCHEMA:

@@ -58,7 +58,10 @@ def open_model(path: Path, dtype: ModelDtype = "float32") -> LabModel:
         ).eval()
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise LabError(f"{path} cannot be loaded: {_first_line(error)}") from None
-    identity = identify(model, tokenizer, name=path.name)
+    try:
+        identity = identify(model, tokenizer, name=path.name)
+    except ValueError as error:
+        raise LabError(f"{path}: {error}") from None
     if not identity.tokenizer_digest:
         raise LabError(
             f"{path}: a probe is bound to its tokenizer, and this one, which is not a fast one, has no digest"

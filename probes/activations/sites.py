@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sidecar.tap.sites import NoPartError, find_socket
-
 from probes.errors import LabError
+from sidecar.tap.sites import NoPartError, find_socket
 from sidecar.types import Site, TapPoint
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from probes.causal.interventions import Plan, carry_out, keys, plans
 from probes.causal.passes import OutOfTimeError, Passes
 from probes.draft import Draft
 from probes.journal import Journal
+from probes.kinds.threads import one_thread
 from probes.quality.bootstrap import Resamples
 from probes.stages import Evaluated, Gate, Intervention, Validated
 
@@ -34,11 +35,9 @@ def validate(
     same draft, model and settings give the same numbers. Raises LabError if the model is not the one that the probe reads, or
     if there is too little to ask it about.
     """
-    from threadpoolctl import threadpool_limits
-
     started = clock()
     case = open_case(draft, lab, settings)
-    with threadpool_limits(1):
+    with one_thread():
         bench, refit = case.bench(bars)
         done, not_run = _carry_out(case, bench, bars, clock)
         found = _validated(case, bench, refit, done, not_run, clock() - started)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,8 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     draft.write(found)
     console = Console(highlight=False)
     console.print(_thresholds(found))
+    if hint := _uncertified(found):
+        console.print(hint, soft_wrap=True)
     console.print(f"{_told(found)} Next: probes evaluate {arguments.draft}", soft_wrap=True)
     return 0
 
@@ -101,6 +104,20 @@ def _thresholds(found: Calibrated) -> Table:
         fired = f"{one.measured_fpr:.1%} [{low:.1%}, {high:.1%}]"
         table.add_row(f"from {one.min_tokens}", f"{one.probability:.4f}", str(one.benign_rows), fired, promise)
     return table
+
+
+def _uncertified(found: Calibrated) -> str:
+    """What would make it certified; empty if it is."""
+    from probes.quality.measures import fpr_to_certify, rows_to_certify
+
+    few = min((one for one in found.thresholds if not one.certified), key=lambda one: one.benign_rows, default=None)
+    if few is None:
+        return ""
+    able = ceil(1000 * fpr_to_certify(few.benign_rows)) / 1000
+    return (
+        f"{few.benign_rows} benign rows cannot certify {few.target_fpr:.1%}, which takes {rows_to_certify(few.target_fpr)}: "
+        f"add some with --benign, or ask for --fpr {able:g}. Without a certificate its gate fails."
+    )
 
 
 def _told(found: Calibrated) -> str:

@@ -157,8 +157,16 @@ def _read(loaded: Loaded) -> str:
     return (
         f"{len(loaded.texts):,} texts of {sets} data {'set' if sets == 1 else 'sets'}: {positives:,} {loaded.positive_label!r} "
         f"(positive), {len(loaded.texts) - positives:,} {loaded.negative_label!r}; "
-        f"left out of {told.rows:,} rows: {', '.join(left_out) or 'none'}{lost}"
+        f"left out of {told.rows:,} rows: {', '.join(left_out) or 'none'}{lost}{_together(loaded)}"
     )
+
+
+def _together(loaded: Loaded) -> str:
+    """Told before anything is computed: a thousand texts from one template are few independent ones."""
+    from probes.data.alike import TOGETHER
+
+    left = len({text.group or text.key for text in loaded.texts})
+    return f"; {left:,} are independent ({TOGETHER})" if left < len(loaded.texts) else ""
 
 
 def _kept(collected: Collected) -> str:

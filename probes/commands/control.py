@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,9 @@ def add(commands: Any) -> None:
     )
     control.add_argument("--text", default="", metavar="COLUMN", help="default: text, prompt or sentence")
     control.add_argument("--layers", required=True, help='such as "14" or "8,14"')
-    control.add_argument("--limit", type=int, default=200, metavar="N", help="at most N texts (default: %(default)s)")
+    control.add_argument(
+        "--limit", type=int, default=200, metavar="N", help="at most N texts of each file (default: %(default)s)"
+    )
     control.add_argument("--licence", default="not stated", help="of the texts; it goes into the artifact")
     control.add_argument(
         "--into", type=Path, required=True, metavar="FOLDER", help="of artifacts: one sub-folder for each control"
@@ -58,5 +59,4 @@ def _texts(arguments: argparse.Namespace) -> Loaded:
     from probes.data.reading import Sources, load_texts
 
     columns = Columns(text=arguments.text)
-    loaded = load_texts(Sources(tuple(arguments.data), columns=columns, negative_only=True))
-    return replace(loaded, texts=loaded.texts[: arguments.limit], places=loaded.places[: arguments.limit])
+    return load_texts(Sources(tuple(arguments.data), columns=columns, negative_only=True, limit=arguments.limit))

@@ -10,6 +10,8 @@ from probes.data.texts import folded, normalised
 # Texts that share so many words in a row are alike. With 4, stock phrases chain a hundred texts together; with 5 the largest
 # group of 4,772 film reviews has 7 members, of 1,090 text messages 20.
 SHINGLE_WORDS = 5
+# For messages: why there may be fewer independent texts than texts.
+TOGETHER = f"texts that share {SHINGLE_WORDS} words in a row, a group or a pair count as one"
 # What more than half of a data set's texts share is the form that they were put in and not what they say.
 _FORM_SHARE = 0.5
 _FORM_TEXTS = 8

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
-from probes.data.alike import joined
+from probes.data.alike import TOGETHER, joined
 from probes.data.texts import LabelledText
 from probes.errors import LabError
 from probes.stages import Part
@@ -92,5 +92,5 @@ def _check(
                 count, largest = sum(map(len, groups.values())), max(map(len, groups.values()), default=0)
                 raise LabError(
                     f"no {'positive' if label else 'negative'} text is left for the part {part.value!r}: there are {count} texts "
-                    f"in {len(groups)} groups, the largest of {largest}; more texts, or other groups, are needed"
+                    f"in {len(groups)} groups, the largest of {largest} ({TOGETHER}); more texts, or other groups, are needed"
                 )

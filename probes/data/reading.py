@@ -20,7 +20,8 @@ class Sources:
     """What to read, and how. data, outside: files, or sets of an installed package; see `read_table`.
 
     positive: the label that counts as positive, where the labels do not say it. negative_only: no labels are read, every row is
-    a negative one (benign rows to set a threshold on). limit: of each file at most so many texts, half under each label; 0: all.
+    a negative one (benign rows to set a threshold on). limit: of each file at most so many texts, half under each label if there
+    are labels; 0: all.
     """
 
     data: tuple[str, ...]
@@ -79,7 +80,7 @@ def load_texts(sources: Sources) -> Loaded:
     outside = [row for source in sources.outside for row in _read_all((source,), _outside(sources))[0]]
     names = _outside_names(inside, outside)
     kept, duplicates, both = _unique([inside, outside])
-    within = list(_within(kept, sources.limit))
+    within = list(_within(kept, sources))
     rows = _grouped(_paired(within))
     told = Told(
         rows=len(inside) + len(outside),
@@ -193,16 +194,17 @@ def _unique(parts: Sequence[Sequence[_Row]]) -> tuple[list[_Row], int, int]:
     return kept, duplicates, both
 
 
-def _within(rows: Sequence[_Row], limit: int) -> Iterator[_Row]:
+def _within(rows: Sequence[_Row], sources: Sources) -> Iterator[_Row]:
     """At most ``limit`` texts of each file, half under each label, chosen by their keys: always the same ones. Pairs stay whole."""
-    if not limit:
+    most = sources.limit if sources.negative_only else sources.limit // 2  # of a label
+    if not most:
         yield from rows
         return
     taken: Counter[tuple[str, bool]] = Counter()
     chosen = set()
     for row in sorted(rows, key=lambda row: _draw(row.text)):
         part = (_file(row), row.text.label)
-        if taken[part] < limit // 2:
+        if taken[part] < most:
             taken[part] += 1
             chosen.add(row.text.key)
     yield from (row for row in rows if row.text.key in chosen)

@@ -41,7 +41,8 @@ class Table:
 def read_table(source: str) -> Table:
     """Read a file, or "sae:92_glue_sst2", a set of the installed package sae-probes.
 
-    Raises LabError naming the file, and the row or line, if it is missing, of an unknown format, not UTF-8 or damaged.
+    A CSV whose header has no comma may have semicolons or tabs. Raises LabError naming the file, and the row or line, if it is
+    missing, of an unknown format, not UTF-8 or damaged.
     """
     if source.startswith(PACKAGED):
         return _packaged(source.removeprefix(PACKAGED))
@@ -66,6 +67,7 @@ def _packed_csv(path: Path) -> Table:
 
 def _parse_csv(name: str, text: str, delimiter: str) -> Table:
     csv.field_size_limit(_FIELD_LIMIT)
+    delimiter = _delimiter(text, delimiter)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: list[Mapping[str, Any]] = []
     try:
@@ -76,6 +78,12 @@ def _parse_csv(name: str, text: str, delimiter: str) -> Table:
     except csv.Error as error:
         raise LabError(f"{name} line {reader.line_num}: {error}") from None
     return Table(name, columns, rows, range(1, len(rows) + 1), "row")
+
+
+def _delimiter(text: str, usual: str) -> str:
+    """What parts the header's columns: where a comma is the decimal mark, spreadsheets write semicolons, and name it CSV."""
+    head = text.partition("\n")[0]
+    return next((mark for mark in (usual, ";", "\t") if mark in head), usual)
 
 
 def _header(name: str, fields: list[str]) -> tuple[str, ...]:
@@ -198,4 +206,6 @@ def _text(name: str, data: bytes) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise LabError(f"{name} line {line} is not UTF-8 (byte {error.start}: {error.reason})") from None
+        raise LabError(
+            f"{name} line {line} is not UTF-8 (byte {error.start}: {error.reason}): save it as UTF-8"
+        ) from None

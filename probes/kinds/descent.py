@@ -68,7 +68,7 @@ class Passes:
 
     def _standardised(self) -> Iterator[Batch]:
         for batch in batches(self._texts, self.width, _BATCH_BYTES):
-            yield Batch(self.scale.standardise(batch.rows), batch.starts, batch.first)
+            yield Batch(self.scale.standardise(batch.rows), batch.spans, batch.first)
 
     def _measure(self) -> tuple[Scale, int]:
         """Means and squares of each batch about its own mean, put together (Chan, Golub and LeVeque, 1979)."""
@@ -116,9 +116,9 @@ def descend(
             np.concatenate([point[:edge] / strength, np.zeros(shape[1])]),
         )
         for batch in passes:
-            here = slice(batch.first, batch.first + len(batch.starts))
+            here = slice(batch.first, batch.first + len(batch.spans))
             readings = (batch.rows @ now.astype(np.float32)).astype(np.float64) + point[edge:]
-            value, pulls = loss(readings, batch.starts, signs[here], weights[here])
+            value, pulls = loss(readings, batch.spans, signs[here], weights[here])
             total += value
             pull[:edge] += (batch.rows.T @ pulls.astype(np.float32)).ravel()
             pull[edge:] += pulls.sum(axis=0)

@@ -1,8 +1,8 @@
 """How wrong the readings of a batch are, and which way they should go: what `descent` follows.
 
-A loss takes readings [t, K] of texts that begin at ``starts`` [G], their signs (+1 or -1) [G] and weights [G]. It returns the
-weighted sum of the texts' losses and its gradient by the readings, [t, K]. A highest value passes its pull on to the rows that
-it came from: a subgradient.
+A loss takes readings [t, K] of G texts that lie end to end, their signs (+1 or -1) [G] and weights [G]. It returns the weighted
+sum of the texts' losses and its gradient by the readings, [t, K]. A highest value passes its pull on to the rows that it came
+from: a subgradient.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from probes.kinds.windows import Windows
-from sidecar.types import IndexArray
+from probes.kinds.windows import Spans, Windows
 
 Array = npt.NDArray[np.float64]
 
 
 class Loss(Protocol):
-    def __call__(self, readings: Array, starts: IndexArray, signs: Array, weights: Array) -> tuple[float, Array]: ...
+    def __call__(self, readings: Array, spans: Spans, signs: Array, weights: Array) -> tuple[float, Array]: ...
 
 
 def log_loss(scores: Array, signs: Array) -> tuple[Array, Array]:
@@ -33,9 +32,9 @@ def log_loss(scores: Array, signs: Array) -> tuple[Array, Array]:
     return losses, -signs * np.exp(-margins - losses)  # exp(-m) / (1 + exp(-m)), without an overflow
 
 
-def single(readings: Array, starts: IndexArray, signs: Array, weights: Array) -> tuple[float, Array]:
+def single(readings: Array, spans: Spans, signs: Array, weights: Array) -> tuple[float, Array]:
     """Each text is one row, and its score that row's reading."""
-    del starts
+    del spans
     losses, pulls = log_loss(readings[:, 0], signs)
     return float(weights @ losses), (weights * pulls)[:, None]
 
@@ -50,8 +49,8 @@ class OverTokens:
     def __init__(self, length: int, sharpness: float) -> None:
         self._length, self._sharpness = length, sharpness
 
-    def __call__(self, readings: Array, starts: IndexArray, signs: Array, weights: Array) -> tuple[float, Array]:
-        windows = Windows.of(starts, len(readings), self._length)
+    def __call__(self, readings: Array, spans: Spans, signs: Array, weights: Array) -> tuple[float, Array]:
+        windows = spans.windows(self._length)
         values = windows.means(readings[:, 0])
         losses, pulls = log_loss(values, signs[windows.owner])
         shares = _softmax(self._sharpness * values, windows)
@@ -66,15 +65,14 @@ def _softmax(values: Array, windows: Windows) -> Array:
     return shares
 
 
-def attention(readings: Array, starts: IndexArray, signs: Array, weights: Array) -> tuple[float, Array]:
+def attention(readings: Array, spans: Spans, signs: Array, weights: Array) -> tuple[float, Array]:
     """Score: values averaged with weights exp(query), over the whole text; columns value, query."""
-    whole = Windows.of(starts, len(readings), 1)  # each row a window of its own: their owners are the rows' texts
     values, queries = readings.T
-    shares = _softmax(queries, whole)
-    scores = np.add.reduceat(shares * values, starts)
+    shares = _softmax(queries, spans.windows(1))  # each row is a window of its own
+    scores = np.add.reduceat(shares * values, spans.starts)
     losses, pulls = log_loss(scores, signs)
-    slopes = shares * (weights * pulls)[whole.owner]
-    return float(weights @ losses), np.stack([slopes, slopes * (values - scores[whole.owner])], axis=1)
+    slopes = shares * (weights * pulls)[spans.owner]
+    return float(weights @ losses), np.stack([slopes, slopes * (values - scores[spans.owner])], axis=1)
 
 
 class RollingAttention:
@@ -83,8 +81,8 @@ class RollingAttention:
     def __init__(self, length: int) -> None:
         self._length = length
 
-    def __call__(self, readings: Array, starts: IndexArray, signs: Array, weights: Array) -> tuple[float, Array]:
-        windows = Windows.of(starts, len(readings), self._length)
+    def __call__(self, readings: Array, spans: Spans, signs: Array, weights: Array) -> tuple[float, Array]:
+        windows = spans.windows(self._length)
         cells, inside = windows.cells()
         values, queries = readings[cells, 0], np.where(inside, readings[cells, 1], -np.inf)  # [W, length]
         shares = np.exp(queries - queries.max(axis=1, keepdims=True))
@@ -99,11 +97,10 @@ class RollingAttention:
         return float(weights @ losses), found
 
 
-def multimax(readings: Array, starts: IndexArray, signs: Array, weights: Array) -> tuple[float, Array]:
+def multimax(readings: Array, spans: Spans, signs: Array, weights: Array) -> tuple[float, Array]:
     """Score: the sum over heads of the highest reading (arXiv 2601.11516); one column a head. Equals share the pull."""
-    owner = Windows.of(starts, len(readings), 1).owner
-    highest = np.maximum.reduceat(readings, starts, axis=0)  # [G, H]
+    highest = np.maximum.reduceat(readings, spans.starts, axis=0)  # [G, H]
     losses, pulls = log_loss(highest.sum(axis=1), signs)
-    hits = readings == highest[owner]
-    shares = hits / np.add.reduceat(hits, starts, axis=0, dtype=np.float64)[owner]
-    return float(weights @ losses), shares * (weights * pulls)[owner][:, None]
+    hits = readings == highest[spans.owner]
+    shares = hits / np.add.reduceat(hits, spans.starts, axis=0, dtype=np.float64)[spans.owner]
+    return float(weights @ losses), shares * (weights * pulls)[spans.owner][:, None]

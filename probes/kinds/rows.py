@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probes.errors import LabError
+from probes.kinds.windows import Spans
 from probes.manifest import Aggregation, AggregationKind
 from probes.pooling import LINEAR, weights
 from sidecar.types import FloatArray, IndexArray
@@ -42,10 +43,10 @@ class Subset(Sequence[npt.NDArray[Any]]):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Whole texts end to end: ``rows`` float32 [t, D], text g from starts[g] on; they are texts first, first + 1, ..."""
+    """Whole texts end to end: ``rows`` float32 [t, D], text g from spans.starts[g] on; they are texts first, first + 1, ..."""
 
     rows: FloatArray
-    starts: IndexArray
+    spans: Spans
     first: int
 
 
@@ -133,4 +134,4 @@ def batches(texts: Texts, width: int, limit_bytes: int) -> Iterator[Batch]:
 
 def _batch(waiting: Sequence[FloatArray], first: int) -> Batch:
     lengths = np.array([len(rows) for rows in waiting], dtype=np.intp)
-    return Batch(np.concatenate(waiting), np.cumsum(lengths) - lengths, first)
+    return Batch(np.concatenate(waiting), Spans(np.cumsum(lengths) - lengths, int(lengths.sum())), first)

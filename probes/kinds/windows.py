@@ -1,4 +1,4 @@
-"""Every window of consecutive rows of every text of a batch, as plain index arrays: so that whole batches are worked at once."""
+"""Texts that lie end to end, and every window of their consecutive rows, as index arrays: whole batches are worked at once."""
 
 from __future__ import annotations
 
@@ -64,3 +64,29 @@ class Windows:
         hits = np.flatnonzero(values == highest[self.owner])
         _, one = np.unique(self.owner[hits], return_index=True)
         return highest, hits[one]
+
+
+class Spans:
+    """Where texts begin in rows that lie end to end; their windows are worked out once for each length.
+
+    starts: [G]; stop: how many rows there are.
+    """
+
+    def __init__(self, starts: IndexArray, stop: int) -> None:
+        self.starts = starts
+        self.stop = stop
+        self._windows: dict[int, Windows] = {}
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def windows(self, length: int) -> Windows:
+        """All windows of ``length`` rows. A fit asks for the same ones at every step."""
+        if length not in self._windows:
+            self._windows[length] = Windows.of(self.starts, self.stop, length)
+        return self._windows[length]
+
+    @property
+    def owner(self) -> IndexArray:
+        """The text that each row is of, [stop]."""
+        return self.windows(1).owner

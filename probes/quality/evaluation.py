@@ -13,6 +13,7 @@ import numpy.typing as npt
 from probes.auroc import auroc
 from probes.draft import Draft
 from probes.errors import LabError
+from probes.kinds.threads import one_thread
 from probes.quality import gates
 from probes.quality.bootstrap import Resamples
 from probes.quality.calibration import speaks_of
@@ -82,8 +83,6 @@ def evaluate(
     the calibration if None, or else 1 %. step: told what is done next, one of `STEPS` at a time. Raises LabError if the draft is
     not calibrated, the store is not the one it was trained on, or a part lacks a class.
     """
-    from threadpoolctl import threadpool_limits
-
     began = time.monotonic()
     calibrated = draft.calibrated
     assumed = prior if prior is not None else PRIOR if calibrated.prior is None else calibrated.prior
@@ -91,7 +90,7 @@ def evaluate(
         raise LabError(
             f"want a prior between 0 and 1 and some requests a day, not {assumed:g} and {requests_per_day:g}"
         )
-    with threadpool_limits(1):
+    with one_thread():
         tested = _test(draft, calibrated, store, seed)
         fields = _measured(tested) | _alerts(tested, requests_per_day, assumed) | _examined(tested, step)
     return Evaluated(**fields, seconds=time.monotonic() - began)

@@ -60,6 +60,15 @@ def rows_to_certify(fpr: float, confidence: float = CONFIDENCE) -> int:
     return ceil(log(1 - confidence) / log(1 - fpr))
 
 
+def fpr_to_certify(rows: int, confidence: float = CONFIDENCE) -> float:
+    """The lowest false-positive rate that so many benign rows can show, if none of them fires: the inverse of `rows_to_certify`.
+
+    >>> [round(fpr_to_certify(rows), 4) for rows in (40, 59, 299)]
+    [0.0722, 0.0495, 0.01]
+    """
+    return float(1 - (1 - confidence) ** (1 / rows))
+
+
 def operating_point(scores: Array, probabilities: Array, labels: BoolArray, fpr: float) -> OperatingPoint:
     """Recall at the lowest threshold above which at most a share ``fpr`` of these benign rows lie.
 

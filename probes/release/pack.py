@@ -12,6 +12,7 @@ from probes.artifact import MANIFEST, Artifact, load_artifact, save_artifact
 from probes.draft import Draft
 from probes.errors import LabError
 from probes.manifest import SCHEMA, Manifest
+from probes.quality.gates import GateName
 from probes.release.version import FIRST, agreed_version
 from probes.reporting.decision import decide, failed_gates
 from probes.reporting.record import Record, read_record
@@ -23,6 +24,7 @@ from sidecar.errors import ArtifactError
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _TEXT_LIMIT = 2000
 _BUCKETS = 8
+_MORE_ROWS = "`probes calibrate` sets another threshold: at a higher --fpr, or on more rows (--benign). "
 _USED = (Part.TRAIN, Part.SELECT, Part.CALIBRATE, Part.TEST)
 
 
@@ -70,7 +72,8 @@ def _may_be_packed(record: Record, *, failed: bool) -> None:
     if against and not failed:
         told = "; ".join(f"{gate.name}: {gate.text}" for gate in against)
         gates = "1 gate" if len(against) == 1 else f"{len(against)} gates"
-        raise LabError(f"{gates} failed ({told}). --failed packs it all the same, and the manifest says so")
+        how = "" if all(gate.name != GateName.THRESHOLD for gate in against) else _MORE_ROWS
+        raise LabError(f"{gates} failed ({told}). {how}--failed packs it all the same, and the manifest says so")
 
 
 def _may_be_written(into: Path, previous: Path | None) -> None:

@@ -157,7 +157,7 @@ def _agreed(path: Path, what: str, told: _Said | None, asked: _Said | None) -> _
     """Either side may be silent, not both; neither may contradict the other."""
     said = told if told is not None else asked
     if said is None:
-        raise LabError(f"{path}: it does not say its {what}: say it")
+        raise LabError(f"{path}: it does not say its {what}: say it (--{what.replace(' ', '-')})")
     if asked is not None and said != asked:
         raise LabError(f"{path}: its {what} is {_name(said)}, not {_name(asked)}")
     return said

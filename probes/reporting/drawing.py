@@ -13,7 +13,7 @@ from probes.reporting.html import Html, tag
 INK, MUTED, RULE = "#1d2733", "#6b7785", "#d9dfe5"
 OWN, OTHER, WARN = "#1f6f8b", "#b4bec8", "#b5532a"  # the probe; what it is compared with; what needs care
 LINES = ("#1f6f8b", "#d08c2e", "#6b4c8a", "#3f8f5f", "#a8475a", "#7b8794")
-_PIXELS = 94  # an inch is so wide on the page at most
+_PIXELS, _FEWEST_PIXELS = 94, 70  # an inch is so wide on the page; where that is too wide, a picture scrolls by itself
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
     "svg.hashsalt": "stethoscope",
@@ -54,7 +54,8 @@ def figure(name: str, caption: str, draw: Callable[[Any], None], *, width: float
         canvas.savefig(told, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     picture = tag("div", Html(_inline(told.getvalue(), name)), class_="plot", role="img", aria_label=caption)
     # One scale for all of them, so that their letters are of one size.
-    return tag("figure", picture, tag("figcaption", caption), style=f"max-width: {width * _PIXELS:.0f}px")
+    sizes = f"max-width: {width * _PIXELS:.0f}px; --least: {width * _FEWEST_PIXELS:.0f}px"
+    return tag("figure", picture, tag("figcaption", caption), style=sizes)
 
 
 @contextmanager

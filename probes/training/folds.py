@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from probes.data.alike import TOGETHER, joined
 from probes.data.texts import LabelledText
 from probes.errors import LabError
 from sidecar.types import BoolArray, IndexArray
@@ -15,18 +16,9 @@ FOLDS = 5
 
 def units(texts: Sequence[LabelledText]) -> tuple[str, ...]:
     """Name what each text belongs to: texts that share a group, a pair or their words, directly or through others."""
-    parent: dict[str, str] = {}
-
-    def top(name: str) -> str:
-        while (above := parent.setdefault(name, name)) != name:
-            parent[name] = parent.get(above, above)
-            name = above
-        return name
-
-    for text in texts:
-        for name in _names(text)[1:]:
-            parent[top(name)] = top(_names(text)[0])
-    return tuple(top(_names(text)[0]) for text in texts)
+    heads = joined([_names(text) for text in texts])
+    last = {head: text.key for head, text in zip(heads, texts, strict=True)}
+    return tuple(last[head] for head in heads)
 
 
 def _names(text: LabelledText) -> list[str]:
@@ -43,12 +35,12 @@ def folds(labels: BoolArray, groups: Sequence[str], *, seed: int) -> list[tuple[
 
     fewest = min(len({groups[row] for row in np.flatnonzero(of_class).tolist()}) for of_class in (labels, ~labels))
     if fewest < 2:
-        raise LabError("cross-validation needs at least two independent texts of each class to train on")
+        raise LabError(f"cross-validation needs at least two independent texts of each class to train on: {TOGETHER}")
     _, numbers = np.unique(np.array(groups), return_inverse=True)
     splitter = StratifiedGroupKFold(min(FOLDS, fewest), shuffle=True, random_state=seed)
     found = list(splitter.split(np.zeros(len(labels)), labels, numbers))
     if any(len(np.unique(labels[part])) < 2 for pair in found for part in pair):
         raise LabError(
-            f"the {len(set(numbers))} independent groups are too unlike in size for {len(found)} folds of both classes"
+            f"the {len(set(numbers))} independent groups are too unlike in size for {len(found)} folds of both classes: {TOGETHER}"
         )
     return found

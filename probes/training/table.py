@@ -31,18 +31,23 @@ def candidates_table(training: Training) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for column in ("AUROC", "s.e."):  # never cut off where the terminal is narrow
-        table.add_column(column, justify="right", min_width=len("> 0.999"), no_wrap=True)
-    table.add_column("tap point", min_width=len(_LONGEST))  # several stand below each other where it is narrow
-    for column in ("kind", "aggregation", "strength"):
-        table.add_column(column, no_wrap=True)
+    for column, longest in (("AUROC", "> 0.999"), ("s.e.", "0.999")):  # never cut off where the terminal is narrow
+        table.add_column(column, justify="right", min_width=len(longest), no_wrap=True)
+    table.add_column("tap point", min_width=len(_LONGEST), max_width=len(f"{_LONGEST} +"))  # several: one a line
+    table.add_column("way", overflow="fold")
+    table.add_column("strength", no_wrap=True)
     for place, one in enumerate(best):
         chosen = is_chosen(one, training)
         if place < SHOWN or chosen:
             numbers = (f"{'> ' if chosen else ''}{one.auroc:.3f}", f"{one.error:.3f}")
-            way = (named(one.everywhere), one.kind, in_words(one.aggregation), f"{one.strength:g}")
-            table.add_row(*numbers, *way)
+            table.add_row(*numbers, named(one.everywhere), _way(one), f"{one.strength:g}")
     return table
+
+
+def _way(one: Candidate) -> str:
+    """Kind and aggregation; some kinds are named for the one that they have."""
+    aggregation = in_words(one.aggregation)
+    return aggregation if one.aggregation.kind.value == one.kind else f"{one.kind}, {aggregation}"
 
 
 def in_one_line(training: Training) -> str:

@@ -20,6 +20,8 @@ from sidecar.ingest.ring_server import RingServer
 from sidecar.ring import Kind
 
 _CHANGED, _DRAIN = "changed", "drain"
+# A call is waited for. Of one without a deadline gRPC says that ages are left, more than a clock can hold.
+_LONGEST_S = 3600.0
 _UNREAD = 16  # answers that a client may leave unread before nothing more is taken from it
 
 
@@ -56,7 +58,7 @@ class IngestService:
         if left_s is not None and left_s <= 0:
             raise Refusal(code_pb2.DEADLINE_EXCEEDED, "the deadline had passed on arrival")
         with self._relays.one() as relay:
-            reply = relay.ask(raw, Kind.OBSERVE, left_s)
+            reply = relay.ask(raw, Kind.OBSERVE, _LONGEST_S if left_s is None else min(left_s, _LONGEST_S))
         if reply is None:
             raise Refusal(code_pb2.DEADLINE_EXCEEDED, "no verdict in time")
         return reply

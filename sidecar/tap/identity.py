@@ -51,7 +51,10 @@ def text_digest(text: str | None) -> str:
 
 
 def identify(model: torch.nn.Module, tokenizer: Any = None, *, name: str = "") -> ModelIdentity:
-    """Name a loaded transformers model exactly. The tokenizer may be missing: its digest is then "not known"."""
+    """Name a loaded transformers model exactly. The tokenizer may be missing: its digest is then "not known".
+
+    Raises ValueError if its blocks are not found.
+    """
     import transformers
 
     from sidecar.tap.transformers.blocks import find_stacks

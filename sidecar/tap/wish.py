@@ -24,8 +24,8 @@ class Wish:
 def parse_wish(text: str) -> Wish | None:
     """None if nothing is wanted. Raises ValueError, naming what is wrong.
 
-    >>> parse_wish("8, blocks.9.mlp_out").points
-    (TapPoint(layer=8, site=<Site.RESID_POST: 'resid_post'>), TapPoint(layer=9, site=<Site.MLP_OUT: 'mlp_out'>))
+    >>> [point.name for point in parse_wish("8, blocks.9.mlp_out").points]
+    ['blocks.8.resid_post', 'blocks.9.mlp_out']
     >>> parse_wish("on"), parse_wish("off")
     (Wish(points=None, hooks=False), None)
     """

@@ -27,6 +27,7 @@ from tests.service_fixtures import private_folder
 from tests.tap.receiver import Receiver, decode, segments_of
 
 POINTS = (TapPoint(1), TapPoint(2))
+UNCAPTURED = ("HEALTH_CHECK_1", "draft", "quiet")  # SGLang's own, a step of a drafter, and one whose caller said never
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +69,28 @@ def test_sglangs_loader_finds_the_plugin_and_its_registry_puts_the_hooks_on(driv
     assert set(driven.told["after"].values()) == {True}
 
 
-def test_without_its_variable_nothing_is_hooked_and_nothing_of_ours_is_imported(
-    vllm: Environment, source: Path
-) -> None:
+@pytest.fixture(scope="module")
+def looked(vllm: Environment, source: Path) -> dict[str, Any]:
     printed = vllm.run("-W", "ignore", str(HERE / "inside" / "sglang_untapped.py"), env={"PYTHONPATH": str(source)})
-    looked = json.loads(printed.splitlines()[-1])
-    assert looked == {
-        "modules": ["sidecar", "sidecar.tap", "sidecar.tap.sglang", "sidecar.tap.sglang.plugin"],
-        "untapped": [],
-        "without a scheduler": [],
-        "tapped": 3,
-    }
+    told: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    return told
 
 
+def test_without_its_variable_nothing_is_hooked_and_nothing_of_ours_is_imported(looked: dict[str, Any]) -> None:
+    assert looked["modules"] == ["sidecar", "sidecar.tap", "sidecar.tap.sglang", "sidecar.tap.sglang.plugin"]
+    assert (looked["untapped"], looked["without a scheduler"], looked["tapped"]) == ([], [], 3)
+
+
+@pytest.mark.shows("SGLang", "unknown version", how="contract")
+def test_an_sglang_whose_source_is_not_known_is_left_as_it_is_and_the_log_says_why(looked: dict[str, Any]) -> None:
+    (said,) = looked["unknown"]
+    assert said.startswith("not_tapped: the source of this sglang is not one that the tap knows")
+    assert said.endswith("SGLang goes on as it is")
+
+
+@pytest.mark.shows("SGLang", "continuous batching", how="contract")
+@pytest.mark.shows("SGLang", "chunked prefill", how="contract")
+@pytest.mark.shows("SGLang", "preemption", how="contract")
 def test_each_row_is_the_one_that_sglangs_own_forward_batch_has_for_its_request_and_position(driven: Driven) -> None:
     """The stub wrote into each row its place and position as ForwardBatch has them."""
     captured = {}
@@ -96,11 +106,13 @@ def test_each_row_is_the_one_that_sglangs_own_forward_batch_has_for_its_request_
                 assert key not in captured, "twice"
                 captured[key] = batch.step
                 row += 1
-    computed = {(rid, at) for step in driven.told["rows"] for rid, at in step if rid not in ("HEALTH_CHECK_1", "draft")}
+    computed = {(rid, at) for step in driven.told["rows"] for rid, at in step if rid not in UNCAPTURED}
     assert captured.keys() == computed - {("two", at) for at in range(4)}, "but for what was computed again"
     assert [len({step for (rid, _), step in captured.items() if rid == name}) for name in ("one", "two")] == [3, 4]
 
 
+@pytest.mark.shows("SGLang", "LoRA", how="contract")
+@pytest.mark.shows("SGLang", "traces", how="contract")
 def test_the_rows_of_a_step_are_told_apart_by_request(driven: Driven) -> None:
     first = driven.receiver.batches[0]
     assert [(one.request_id, list(one.positions), one.prompt_tokens) for one in segments_of(first)] == [
@@ -109,21 +121,27 @@ def test_the_rows_of_a_step_are_told_apart_by_request(driven: Driven) -> None:
     assert decode(first.tensors[0])[:, 0].tolist() == [0, 0, 1, 1, 1, 3, 3]
     assert segments_of(first)[0].traceparent.startswith("00-4bf92f")
     assert segments_of(first)[0].route == "chat"
+    assert list(first.segments.adapters) == ["", "", "french"]
 
 
+@pytest.mark.shows("SGLang", "prefix cache", how="contract")
+@pytest.mark.shows("SGLang", "sampling per request", how="contract")
 def test_what_the_radix_cache_had_is_unseen_and_no_token_is_counted_twice(driven: Driven) -> None:
     computed = [rid for step in driven.told["rows"] for rid, _ in step if rid != "draft"]
     assert driven.told["tokens"] == len(computed)
-    again, checked = 8, 1
-    assert driven.told["unseen"] == {"prefix_cache": 4, "sampling": again + checked}
+    again, checked, quiet = 8, 1, 3
+    assert driven.told["unseen"] == {"prefix_cache": 4, "sampling": again + checked + quiet}
     assert driven.told["errors"] == {"steps without the scheduler's word": 1}
 
 
+@pytest.mark.shows("SGLang", "aborts", how="contract")
 def test_a_request_ends_when_it_is_finished_or_forgotten(driven: Driven) -> None:
     assert driven.receiver.finished[:2] == ["one", "two"]
     assert sorted(driven.receiver.finished[2:]) == ["last", "lost"]
 
 
+@pytest.mark.shows("SGLang", "tensor parallelism", how="contract")
+@pytest.mark.shows("SGLang", "data parallelism", how="contract")
 def test_what_cannot_be_tapped_is_refused_with_what_to_do(driven: Driven) -> None:
     refusals = driven.told["refusals"]
     flags = "--enable-return-aux-hidden-states --speculative-algorithm EAGLE3 --return-aux-hidden-state-layer-ids 1 2"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +214,18 @@ def test_the_command_writes_the_stage_and_says_what_comes_next(
     shown = capsys.readouterr().out
     assert "Probabilities (platt, 80 rows) were off by" in shown
     assert f"Next: probes evaluate {draft.folder}" in shown
+
+
+def test_a_rate_that_the_rows_cannot_certify_is_told_with_one_that_they_can(
+    draft: Draft, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["calibrate", str(draft.folder), "--fpr", "0.05"]) == 0
+    shown = capsys.readouterr().out
+    able = re.search(r"40 benign rows cannot certify 5\.0%, which takes 59: .*--benign.*--fpr (\S+)\. ", shown)
+    assert able is not None, shown
+    assert main(["calibrate", str(draft.folder), "--fpr", able[1]]) == 0
+    assert "cannot certify" not in capsys.readouterr().out
+    assert draft.calibrated.thresholds[0].certified
 
 
 def test_the_command_refuses_what_cannot_be_done_and_writes_nothing(

@@ -114,7 +114,7 @@ def test_the_feature_contract_is_recorded(model: Path, data: str, acts: Path) ->
         for name in (
             "name", "architecture", "layers", "weights_digest", "tokenizer_digest", "dtype", "quantisation", "engine",
         )
-    }  # fmt: skip
+    } | {"encoder_layers": None}  # fmt: skip
     assert facts.width == WIDTH
     assert facts.hook_points == {
         "blocks.1.resid_post": "output of decoder block 1: the residual stream before any norm",
@@ -208,6 +208,17 @@ def test_a_model_that_gives_no_number_names_the_text_and_keeps_what_is_whole(
     lab.model.save_pretrained(broken)
     with pytest.raises(LabError, match=r"data\.csv row \d+: blocks\.1\.resid_post: an activation is NaN or infinite"):
         run(broken, data, tmp_path / "acts", layers="1")
+
+
+def test_texts_that_count_as_one_are_told_before_they_are_collected(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "form.csv"
+    rows = [f"this film of the year {word},{number % 2}" for number, word in enumerate(("pleases", "bores", "is"))]
+    data.write_text("text,label\n" + "\n".join([*rows, "another,0"]))
+    call = ["collect", "--data", str(data), "--model", str(model), "--into", str(tmp_path / "form"), "--layers", "0"]
+    assert main([*call, "--processes", "1"]) == 0
+    assert "; 2 are independent (texts that share 5 words in a row, " in capsys.readouterr().out
 
 
 def test_the_command_reads_collects_and_says_what_it_did(

@@ -89,3 +89,5 @@ def test_a_journal_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> No
         Journal(tmp_path / "taken", "these").load()
     with pytest.raises(LabError, match=r"taken/journal\.jsonl cannot be written"):
         Journal(tmp_path / "taken" / "journal.jsonl", "these").add("a", 1.0)
+    with pytest.raises(LabError, match=r"taken/journal\.jsonl cannot be written"):
+        Journal(tmp_path / "taken" / "journal.jsonl", "these").forget()

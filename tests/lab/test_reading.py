@@ -49,6 +49,14 @@ def test_every_format_gives_the_same_texts(tmp_path: Path) -> None:
         write(tmp_path, "bom.csv", "\ufeff" + CSV.replace("\n", "\r\n")),
         write(tmp_path, "films.csv.zst", frames),
         write(
+            tmp_path,
+            "semicolons.csv",
+            "\ufeff" + CSV.replace('"great, really"', "great| really").replace(",", ";").replace("|", ","),
+        ),
+        write(
+            tmp_path, "tabs.csv", CSV.replace('"great, really"', "great| really").replace(",", "\t").replace("|", ",")
+        ),
+        write(
             tmp_path, "films.tsv", CSV.replace('"great, really"', "great; really").replace(",", "\t").replace(";", ",")
         ),
         write(tmp_path, "films.jsonl", lines),
@@ -86,7 +94,7 @@ def test_columns_can_be_named_and_are_guessed_whatever_their_case(tmp_path: Path
         ("text,text\na,1\n", Columns(), "the column 'text' is there twice"),
         ("", Columns(), "a.csv is empty"),
         ("text,label\n", Columns(), "a.csv has no rows"),
-        (b"text,label\na,1\n\xff\xfe,0\n", Columns(), "a.csv line 3 is not UTF-8"),
+        (b"text,label\na,1\n\xff\xfe,0\n", Columns(), "a.csv line 3 is not UTF-8 .*: save it as UTF-8"),
     ],
     ids=str,
 )
@@ -208,6 +216,12 @@ def test_a_pair_that_is_none_is_refused(tmp_path: Path, rows: str) -> None:
 def test_benign_rows_need_no_labels(tmp_path: Path) -> None:
     loaded = load(write(tmp_path, "a.csv", "text\na b\nc d\n"), negative_only=True)
     assert pairs(loaded) == [("a b", 0), ("c d", 0)]
+
+
+def test_without_labels_the_limit_is_all_of_it(tmp_path: Path) -> None:
+    file = write(tmp_path, "a.csv", "text\n" + "".join(f"{chr(97 + number)}\n" for number in range(20)))
+    few = load(file, negative_only=True, limit=10)
+    assert (len(few.texts), few.told.beyond_limit) == (10, 10)
 
 
 def test_a_limit_that_leaves_a_label_without_a_text_is_refused(tmp_path: Path) -> None:

@@ -267,8 +267,13 @@ def test_a_changed_or_missing_file_beside_the_shards_is_noticed(folder: Path, na
 
 
 def test_a_folder_without_a_store_is_named(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match=r"holds no activations: facts\.json is missing"):
+    with pytest.raises(LabError, match=r"holds no activations \(facts\.json is missing\): `probes collect`"):
         ActivationStore.open(tmp_path)
+    (tmp_path / "mine.csv").write_text("text,label\n")
+    with pytest.raises(
+        LabError, match=r"mine\.csv is a file, and no folder of activations: `probes collect` makes one"
+    ):
+        ActivationStore.open(tmp_path / "mine.csv")
     (tmp_path / "facts.json").write_text("{")
     with pytest.raises(LabError, match=r"facts\.json cannot be read"):
         ActivationStore.open(tmp_path)

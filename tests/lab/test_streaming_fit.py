@@ -99,7 +99,7 @@ def test_texts_are_held_only_up_to_the_limit() -> None:
         reads.clear()
         passes = Passes(Counting(LEARN.texts), memory_bytes=limit)
         for _ in range(3):
-            assert sum(len(batch.starts) for batch in passes) == 120
+            assert sum(len(batch.spans) for batch in passes) == 120
         assert len(reads) == wanted
 
 
@@ -108,7 +108,7 @@ def test_batches_are_all_texts_in_order_whatever_their_size(limit: int) -> None:
     found = [
         (batch.first + place, rows)
         for batch in batches(LEARN.texts, 12, limit)
-        for place, rows in enumerate(np.split(batch.rows, batch.starts[1:]))
+        for place, rows in enumerate(np.split(batch.rows, batch.spans.starts[1:]))
     ]
     assert [index for index, _ in found] == list(range(120))
     assert all(np.array_equal(rows, LEARN.texts[index]) for index, rows in found)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from probes.activations.store import ActivationStore
 from probes.auroc import auroc
@@ -25,6 +27,7 @@ from probes.training.candidates import ways
 from probes.training.choice import FINALISTS, finalists, shortlist
 from probes.training.folds import FOLDS, folds, units
 from probes.training.search import Search
+from probes.training.table import candidates_table
 from probes.training.train import refit, train
 from sidecar.types import FloatArray, TapPoint
 from tests.lab.planted import planted_direction, planted_store
@@ -248,6 +251,35 @@ def test_the_command_writes_a_draft_and_says_what_was_chosen(
     assert f"english_mood: logistic at {made.tap_point}" in told
     assert "Next: probes calibrate" in told
     assert "4 best of 4 ways" in told
+    assert max(map(len, told.splitlines()[:-1])) <= 80  # the last line wraps where the terminal does
+
+
+def test_a_table_in_eighty_columns_has_the_longest_way_with_its_strength() -> None:
+    rolling = Aggregation(kind=AggregationKind.MAX_ROLLING_MEAN)
+    one = Candidate(
+        tap_point="blocks.14.resid_post",
+        kind="softmax_token",
+        aggregation=rolling,
+        strength=0.001,
+        auroc=0.9,
+        error=0.01,
+    )
+    fields = {name: getattr(one, name) for name in ("tap_point", "kind", "aggregation", "strength")}
+    made = Training(
+        name="x",
+        store="",
+        store_digest="",
+        seed=0,
+        parts=(),
+        select_auroc=0.9,
+        candidates=(one,),
+        seconds=1.0,
+        **fields,
+    )
+    shown = StringIO()
+    Console(width=80, file=shown).print(candidates_table(made))
+    for cell in ("> 0.900", "0.010", "blocks.14.resid_post", "softmax_token,", "max_rolling_mean, 10", "0.001"):
+        assert cell in shown.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,18 @@ def test_pooling_equals_the_services_running_score_however_the_rows_arrive(
     assert scores[0, 0] == pytest.approx(aggregate(readings, aggregation), rel=1e-5, abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", [AggregationKind.ATTENTION, AggregationKind.MAX_ROLLING_ATTENTION])
+def test_queries_beyond_what_exp_can_hold_do_not_overflow_here_nor_there(kind: AggregationKind) -> None:
+    readings = np.array([[1.0, -2000.0], [2.0, 3000.0], [3.0, 3001.0], [4.0, -3000.0]])
+    running = Aggregates([make_signal(aggregation=kind, window=3, columns=2)], 1)
+    for row in readings.astype(np.float32):
+        running.update(Grouped(row[None], np.ones((1, 1), np.bool_), np.zeros(1, np.intp), np.zeros(1, np.intp)))
+    scores, _ = running.state_of(np.zeros(1, np.intp))
+    share = 1 / (1 + np.exp(-1.0))
+    assert aggregate(readings, Aggregation(kind=kind, window=3)) == pytest.approx(2 + share)
+    assert scores[0, 0] == pytest.approx(2 + share, rel=1e-5)
+
+
 @given(st.integers(1, 200), KINDS.filter(lambda aggregation: aggregation.kind in LINEAR))
 def test_weights_of_linear_kinds_add_up_to_one(count: int, aggregation: Aggregation) -> None:
     found = weights(aggregation, count)

@@ -283,6 +283,10 @@ def test_metrics_and_status_tell_the_same_story(client):
     )
 
 
+def test_a_batch_whose_sender_set_no_deadline_is_answered(client):
+    assert client.observe(wire_batch(), timeout_s=None).result.outcome == ingest_pb2.OUTCOME_SCORED
+
+
 def test_the_health_service_answers_and_reflection_does_not(client):
     from grpc_health.v1 import health_pb2
 

@@ -153,6 +153,16 @@ def test_an_exception_inside_the_tap_never_reaches_the_model(
     assert counts.tokens_computed == seen + receiver.unseen[UnseenReason.UNSUPPORTED]
 
 
+def test_a_call_that_gives_the_model_nothing_costs_the_next_one_nothing(receiver: Receiver) -> None:
+    model = tiny()
+    with tapped(model, receiver):
+        with pytest.raises(ValueError, match="input_ids"):
+            model()
+        model(torch.tensor([PROMPTS[0]]))
+    assert sum(len(rows) for rows in receiver.rows(1).values()) == 7
+    assert (receiver.reports[-1].tokens_computed, receiver.unseen) == (7, {})
+
+
 def test_a_forward_pass_that_fails_is_counted_and_the_next_one_is_captured(receiver: Receiver) -> None:
     model = tiny()
     with tapped(model, receiver), pytest.raises(IndexError):

@@ -169,6 +169,17 @@ def test_hypotheses_of_a_beam_search_share_what_was_encoded(receiver: Receiver) 
     assert {len(rows) for rows in receiver.rows(DECODER).values()} == {5}
 
 
+def test_hypotheses_are_sampled_as_what_they_were_encoded_from(make_receiver: MakeReceiver) -> None:
+    """Every other request is chosen, by its name; a hypothesis has another name, and no draw of its own."""
+    receiver, model = make_receiver(control((ENCODER, DECODER), fraction=0.5)), kinds.t5()
+    for number in range(6):
+        with tapped(model, receiver) as tap, tap.requests([f"r{number}"]):
+            generate(model, {"input_ids": torch.tensor([TEXTS[0]])}, num_beams=2, eos_token_id=None)
+    encoded = set(receiver.rows(ENCODER))
+    assert 0 < len(encoded) < 6
+    assert set(receiver.rows(DECODER)) == {f"{name}/{k}" for name in encoded for k in range(2)}
+
+
 @pytest.mark.parametrize("rows", [1, 2])
 def test_every_window_of_long_speech_is_a_request_of_its_own(rows: int, receiver: Receiver) -> None:
     """That all rows of a window have ended says nothing of the next one's."""

@@ -106,7 +106,7 @@ class ForwardWatch:
     # one forward pass
 
     def before(self, stack: Stack, whole: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tokens = 0
+        tokens, self._local.untold = 0, False
         try:
             self._hooks.refresh()
             timesteps = TIMESTEPS.get()
@@ -120,9 +120,8 @@ class ForwardWatch:
             self._recorder.begin(spans, capture=self._hooks.asks(stack), stack=stack)
         except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the model
             self._faults.note("before_forward", error)
-            self._local.untold = not tokens
-            if tokens:
-                self._recorder.count(tokens, UnseenReason.UNSUPPORTED, stack)
+            self._local.untold = not tokens  # then it is counted by what comes out
+            self._recorder.count(tokens, UnseenReason.UNSUPPORTED, stack)
 
     def after(self, stack: Stack, output: Any) -> None:
         untold, self._local.untold = self._local.untold, False

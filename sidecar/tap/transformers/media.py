@@ -21,12 +21,11 @@ def media_tokens(config: Any) -> Mapping[int, Medium]:
 
 
 def label_media(tokens: Mapping[int, Medium], batch: Batch, table: list[RowSpan], ids: Any) -> None:
-    """Book the pieces among the ids [rows, columns] of a pass, as far as they are new. Reads them: waits for a device."""
+    """Book the pieces among the ids [rows, columns] of a pass over a prompt. Reads them: waits for a device."""
     if not tokens or not isinstance(ids, torch.Tensor) or ids.ndim != 2:
         return
     for request, (column, length, first), row in zip(batch.requests, table, ids.tolist(), strict=True):
-        known = max(0, request.next_position - first)
-        request.media.extend(_pieces(tokens, row[column + known : column + length], first + known))
+        request.media.extend(_pieces(tokens, row[column : column + length], first))
 
 
 def _pieces(tokens: Mapping[int, Medium], ids: list[int], position: int) -> Iterator[MediaSpan]:

@@ -19,7 +19,7 @@ from sidecar.tap.vllm.shelf import Shelf
 from sidecar.tap.vllm.sites import NotHereError, Way, find_layers, find_socket, hook_socket
 from sidecar.tap.vllm.watch import StepWatch
 from sidecar.tap.wish import VARIABLE, Wish
-from sidecar.types import Site, TapPoint
+from sidecar.types import Site, Stack, TapPoint
 
 log = logging.getLogger("stethoscope.tap")
 
@@ -107,6 +107,8 @@ def _here(points: Iterable[TapPoint], layers: dict[int, Any], config: Any) -> tu
     depth = int(config.model_config.hf_text_config.num_hidden_layers)
     wanted = sorted(set(points))
     for point in wanted:
+        if point.stack is not Stack.DECODER:
+            raise NotHereError(f"{point.name}: of an encoder nothing is captured here")
         if point.layer >= depth:
             raise NotHereError(f"{point.name}: the model's blocks are 0 to {depth - 1}")
         if point.site is Site.ATTN_HEADS and config.parallel_config.tensor_parallel_size > 1:

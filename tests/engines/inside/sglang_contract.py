@@ -129,10 +129,10 @@ def take(batch: ScheduleBatch, result: Any) -> None:
             req.finished_reason = FINISH_LENGTH(len(req.output_ids))
 
 
-def made_request(rid: str, prompt: int, most: int = 8, **asked: Any) -> Req:
+def made_request(rid: str, prompt: int, most: int = 8, adapter: str | None = None, **asked: Any) -> Req:
     sampling = SamplingParams(max_new_tokens=most, custom_params=asked or None)
     sampling.normalize(None)
-    return Req(rid, "", array("q", range(prompt)), sampling, vocab_size=100, eos_token_ids=set())
+    return Req(rid, "", array("q", range(prompt)), sampling, vocab_size=100, eos_token_ids=set(), lora_id=adapter)
 
 
 class Engine:
@@ -169,7 +169,7 @@ def story(engine: Engine) -> None:
         made_request("one", 5, most=2),
         made_request("two", 6, most=4, traceparent=TRACEPARENT, stethoscope_route="chat"),
     )
-    check, lost = made_request("HEALTH_CHECK_1", 1), made_request("lost", 2)
+    check, lost = made_request("HEALTH_CHECK_1", 1), made_request("lost", 2, adapter="french")
     running = engine.prefill((two, 4, 6), (one, 0, 3), (check, 0, 1), (lost, 0, 2))
     engine.step(running)
     running.filter_batch(keep_indices=[0])
@@ -185,7 +185,8 @@ def story(engine: Engine) -> None:
     del lost, running, mixed
     gc.collect()
     assert gone() is None
-    engine.step(engine.prefill((made_request("last", 1, most=1), 0, 1)))
+    last, quiet = made_request("last", 1, most=1), made_request("quiet", 3, most=1, stethoscope="never")
+    engine.step(engine.prefill((quiet, 0, 3), (last, 0, 1)))
 
 
 def _draft(engine: Engine) -> Any:

@@ -27,6 +27,14 @@ os.environ["STETHOSCOPE_TAP"] = "on"
 (ours,) = entry_points(group="sglang.srt.plugins", name="stethoscope")
 ours.load()()
 looked["without a scheduler"] = list(HookRegistry._hooks)
+from sidecar.tap.sglang import known, plugin  # noqa: E402 - what it brings was looked at
+
 sys.modules[SCHEDULER] = ModuleType(SCHEDULER)  # as if it had been imported
+versions, known.KNOWN = known.KNOWN, {}
+said: list[str] = []
+plugin.log.error = lambda text, *values: said.append(text % values)  # type: ignore[method-assign]
+ours.load()()
+looked["unknown"] = [*HookRegistry._hooks, *said]
+known.KNOWN, plugin._done = versions, False
 ours.load()()
 print(json.dumps({**looked, "tapped": len(HookRegistry._hooks)}))
