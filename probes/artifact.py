@@ -110,7 +110,7 @@ def fit(manifest: Manifest, model: ModelIdentity) -> Fit:
 
     Raises ArtifactError(OTHER_MODEL), naming both sides, if the direction would mean nothing there: another
     architecture, number of layers, width or tokenizer. Another or unknown weights digest, dtype, quantisation or
-    engine, or a tokenizer that is not known, is stale: shown, never paging.
+    engine, or a tokenizer that is not known, is stale: shown, never paging; unless a gate passed at just that config.
     """
     made = manifest.model
     fixed = [
@@ -129,9 +129,15 @@ def fit(manifest: Manifest, model: ModelIdentity) -> Fit:
     (moving if not model.tokenizer_digest else fixed).append(tokenizer)
     if others := _differences(fixed):
         raise ArtifactError(ArtifactReason.OTHER_MODEL, f"{manifest.name} was made for another model: {others}")
-    if moved := _differences(moving):
+    if (moved := _differences(moving)) and not _admitted(manifest, model):
         return Fit(Evidence.STALE, f"the serving configuration has moved: {moved}")
     return Fit(manifest.evidence, f"it failed its gates: {', '.join(manifest.failed)}" if manifest.failed else "")
+
+
+def _admitted(manifest: Manifest, model: ModelIdentity) -> bool:
+    served = (model.weights_digest, model.dtype, model.quantisation, model.engine)
+    configs = {(one.weights_digest, one.dtype, one.quantisation, one.engine) for one in manifest.admitted}
+    return bool(model.tokenizer_digest) and served in configs
 
 
 def content_digest(fields: Mapping[str, Any], weights_bytes: bytes) -> str:

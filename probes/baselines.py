@@ -22,7 +22,7 @@ def baseline_scores(
     """Scores of the test rows by three kinds of text features, each with its own best regularisation.
 
     The strength is chosen by cross-validation on the training rows, as the probe's is: nobody gets a weak opponent. Folds do not
-    heed near-duplicates; over the shipped recipes that moved no baseline's AUROC by more than .04, and no verdict.
+    heed near-duplicates; over the shipped recipes that moved no text baseline's AUROC by more than .04, and no verdict.
     """
     labels = np.array([one.label for one in train])
     texts, held_out = [one.text for one in train], [one.text for one in test]

@@ -61,9 +61,14 @@ def markdown(rows: Iterable[Row]) -> str:
     lines = [f"| {' | '.join(_HEAD)} |", f"|{' --- |' * len(_HEAD)}"]
     lines += [f"| `{row.name}` | {' | '.join(row.cells)} |" for row in held]
     for row in held:
-        lines += ["", f"**`{row.name}`**" + ("" if row.against else ": nothing stands against it."), ""]
-        lines += [f"- {text}" for text in row.against]
-    return "\n".join(lines) + "\n"
+        lines += ["", f"**`{row.name}`**{_stands(row)}"]
+    return "\n".join(lines) + "\n\n"
+
+
+def _stands(row: Row) -> str:
+    if not row.against:
+        return ": nothing stands against it."
+    return "\n\n" + "\n".join(f"- {text}" for text in row.against)
 
 
 def table(rows: Mapping[str, Row], recipes: Iterable[str]) -> Table:

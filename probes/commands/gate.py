@@ -50,6 +50,12 @@ def add(commands: Any) -> None:
     gate.add_argument(
         "--realign", type=Path, metavar="FILE", help="write a calibration for the candidate, found without labels"
     )
+    gate.add_argument(
+        "--admit",
+        type=Path,
+        metavar="FOLDER",
+        help="if it passes, write the artifact's next version there: no longer stale at that config",
+    )
     gate.set_defaults(run=_gate)
 
 
@@ -58,6 +64,7 @@ def _gate(arguments: argparse.Namespace) -> int:
 
     from probes.activations.store import ActivationStore
     from probes.release import gate, realign
+    from probes.release.admit import admit
     from probes.release.compare import compare_stores, read_artifact
 
     margins = gate.Margins(arguments.auroc_margin, arguments.fpr_margin, arguments.recall_margin)
@@ -72,6 +79,11 @@ def _gate(arguments: argparse.Namespace) -> int:
         proposal = realign.propose(pair, artifact.manifest)
         _show_proposal(proposal, shown)
         _write(arguments.realign, realign.as_json(proposal))
+    if arguments.admit is not None:
+        admitted = admit(artifact, candidate.facts.model, found, arguments.admit)
+        shown.print(
+            f"{arguments.admit}: {admitted.name} {admitted.version}, admitted; sign it if you sign", markup=False
+        )
     return {
         gate.Verdict.PASS: 0,
         gate.Verdict.THRESHOLD_STALE: EX_STALE,

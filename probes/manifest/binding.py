@@ -46,3 +46,17 @@ class ModelBinding(Strict):
     def has(self, where: TapPoint) -> bool:
         """Whether it has such a block."""
         return where.layer < (self.layers if where.stack is Stack.DECODER else self.encoder_layers or 0)
+
+
+class Admission(Strict):
+    """Another serving config at which `probes gate` passed: there the artifact counts as at home.
+
+    rows: texts that were compared; flips: how many of them are decided otherwise.
+    """
+
+    weights_digest: Digest
+    dtype: Text
+    quantisation: Text = "none"
+    engine: Text
+    rows: Annotated[int, Field(ge=1)]
+    flips: Annotated[int, Field(ge=0)]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from probes.manifest.aggregation import Aggregation
-from probes.manifest.binding import FeatureContract, ModelBinding
+from probes.manifest.binding import Admission, FeatureContract, ModelBinding
 from probes.manifest.fields import Digest, Finite, Name, Share, Strict, Text
 from probes.manifest.findings import OF_VALIDATION, GateResult, Quality, Validation
 from probes.manifest.firing import Calibration, Threshold
@@ -64,6 +64,7 @@ class Manifest(Strict):
     also: Annotated[tuple[str, ...], Field(max_length=7)] = ()
     feature_contract: FeatureContract
     model: ModelBinding
+    admitted: Annotated[tuple[Admission, ...], Field(max_length=16)] = ()
     evidence: Evidence = Evidence.UNVERIFIED
     training_data: TrainingData
     licence: Text

@@ -46,6 +46,7 @@ def planted_store(
     shift: float = 0.0,
     noise: float = 0.0,
     dtype: StateDtype = "float32",
+    served_dtype: str = "float32",
 ) -> ActivationStore:
     """Write ``n`` texts, half of them positive, and their states after blocks 0 ... layers - 1; block 0 knows nothing.
 
@@ -74,7 +75,7 @@ def planted_store(
         for number, (text, label) in enumerate(zip(plan.texts(), plan.labels, strict=True))
     ]
     tokens = [[_FIRST_TOKEN, *(2 + hash_of(word) for word in text.text.split())] for text in texts]
-    facts = _facts(texts, width, layers, outside, dtype)
+    facts = _facts(texts, width, layers, outside, dtype, served_dtype)
     begin_store(folder, Contents(facts, texts, [f"planted row {number + 1}" for number in range(n)], tokens))
     writer = ShardWriter(folder)
     for shard in writer.missing():
@@ -172,7 +173,7 @@ class _Plan:
 
 
 def _facts(
-    texts: list[LabelledText], width: int, layers: int, outside: tuple[str, ...], dtype: StateDtype
+    texts: list[LabelledText], width: int, layers: int, outside: tuple[str, ...], dtype: StateDtype, served_dtype: str
 ) -> StoreFacts:
     names = tuple(TapPoint(layer).name for layer in range(layers))
     model = ModelBinding(
@@ -181,7 +182,7 @@ def _facts(
         layers=layers,
         weights_digest="a" * 64,
         tokenizer_digest="b" * 64,
-        dtype="float32",
+        dtype=served_dtype,
         engine="transformers",
     )
     return StoreFacts(
