@@ -173,7 +173,12 @@ class _Plan:
 
 
 def _facts(
-    texts: list[LabelledText], width: int, layers: int, outside: tuple[str, ...], dtype: StateDtype, served_dtype: str
+    texts: list[LabelledText],
+    width: int,
+    layers: int,
+    outside: tuple[str, ...],
+    dtype: StateDtype,
+    served_dtype: str = "float32",
 ) -> StoreFacts:
     names = tuple(TapPoint(layer).name for layer in range(layers))
     model = ModelBinding(
