@@ -36,8 +36,9 @@ def test_what_waited_past_its_time_is_dropped_unread(home, record, transport):
     reconcile(counts, sets)
     dropped = sets.ended("dropped")
     assert set(sets.reasons("dropped")) == {"deadline"}
-    assert len(dropped) >= WAITING[transport]
-    assert set(stuck_ids) <= dropped
+    in_hand = set(stuck_ids) - dropped  # what the worker had begun when it was frozen has not waited
+    assert len(in_hand) <= 1
+    assert len(dropped) >= WAITING[transport] - len(in_hand) >= 1
     assert set(rows.dropped) == {"deadline"}
     assert all(sets.answers[one][0].generation == 0 for one in dropped)
     record("deadline", f"worker frozen {2 * QUEUE_S} s, {transport}", "D(deadline), unread", dropped=len(dropped))
