@@ -77,6 +77,8 @@ class Recipe:
         """
         python = _interpreter()
         folder = cache / "engines" / self._key(python)
+        if len(str(folder).split()) > 1:
+            raise EnvironmentNotMadeError(f"{cache}: torch compiles nothing in a path with a blank; set XDG_CACHE_HOME")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with (folder.parent / f".{folder.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,10 @@ def test_what_the_page_says_of_buf_curl_is_so(process: Process) -> None:
     page = (ROOT / "docs" / "engines" / "other.md").read_text()
     (script,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     socket = process.address.removeprefix("unix:")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where buf is installed
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
-        env={**os.environ, "SOCKET": socket}, check=False, capture_output=True, text=True, timeout=RUN_S,
+        env={**os.environ, "SOCKET": socket, "PATH": path}, check=False, capture_output=True, text=True, timeout=RUN_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     registered, observed, status = _objects(done.stdout)
