@@ -2,15 +2,15 @@
 
 Throughput and the slowest requests are ratios, round by round; and the tap's CPU time on the engine's own thread is a share of
 the forward pass that it rides on, since noise hides one per cent of throughput. Then the sidecar is slowed, frozen and killed under
-load. ``python -m bench.vllm [--short]``; results with every round in bench/vllm.json.
+load. ``python -m bench.vllm [--rounds N]``; results with every round in bench/vllm.json.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -193,7 +193,9 @@ def _phases(bare: VllmServer, tapped: VllmServer, address: str, rounds: int) -> 
 
 
 def main() -> int:
-    phases = run(3 if "--short" in sys.argv else 10)
+    parser = argparse.ArgumentParser(prog="bench.vllm")
+    parser.add_argument("--rounds", type=int, default=10, help="pairs of rounds a phase (default 10)")
+    phases = run(parser.parse_args().rounds)
     rows = [row for phase in phases for row in phase.rows()]
     for row in rows:
         interval = "" if row.interval is None else f" [{row.interval[0]:.3g}, {row.interval[1]:.3g}]"
