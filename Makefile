@@ -51,7 +51,7 @@ test-faults: .venv/.dev
 # CPU build is: make test-engines ENGINE_TORCH='torch==2.13.0 --index-url ...'
 test-engines: .venv/.dev
 	ENGINE_TORCH='$(ENGINE_TORCH)' $(PY) -m tests.engines.environment
-	OMP_NUM_THREADS=1 ENGINE_TORCH='$(ENGINE_TORCH)' $(PY) -m pytest -m engines tests/engines $(ARGS)
+	OMP_NUM_THREADS=1 FULL=$(FULL) ENGINE_TORCH='$(ENGINE_TORCH)' $(PY) -m pytest -m engines tests/engines $(ARGS)
 
 check: .venv/.dev
 	$(PY) -m ruff check .

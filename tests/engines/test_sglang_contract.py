@@ -51,7 +51,10 @@ def driven(vllm: Environment, source: Path) -> Iterator[Driven]:
         receiver.start()
         try:
             env = {"PYTHONPATH": str(source), "STETHOSCOPE_TAP": "1,2", "STETHOSCOPE_ADDRESS": receiver.address}
-            env["STETHOSCOPE_ENGINE_ID"] = "sglang-test"
+            env |= {
+                "STETHOSCOPE_ENGINE_ID": "sglang-test",
+                "STETHOSCOPE_QUEUE_S": "60",
+            }  # nothing is dropped for being late
             script = str(HERE / "inside" / "sglang_contract.py")
             printed = vllm.run("-W", "ignore", script, str(tiny_model("llama")), env=env)
             yield Driven(json.loads(printed.splitlines()[-1]), receiver)
