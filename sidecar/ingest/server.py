@@ -29,6 +29,8 @@ from sidecar.reading.plan import Plan
 from sidecar.snapshot import Transport
 from sidecar.types import ModelIdentity, TrafficReport
 
+# By default gRPC reads ahead without bound of a peer that never pauses: all that a flood sends, while the machine is busy.
+_READ_BUFFER_BYTES = 4 << 20
 _SPARE_THREADS = 8  # for status, health and registration while every stream is taken
 
 
@@ -90,6 +92,7 @@ class IngestServer:
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", self._config.max_message_bytes),
             ("grpc.max_concurrent_streams", self._config.max_streams),
+            ("grpc.experimental.tcp_max_read_buffer_size", _READ_BUFFER_BYTES),
         ]
         workers = self._config.max_streams + _SPARE_THREADS
         server = grpc.server(
