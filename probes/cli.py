@@ -7,9 +7,12 @@ import sys
 from collections.abc import Sequence
 
 from probes.commands import (
+    baseline,
     calibrate,
+    circuit,
     collect,
     control,
+    discover,
     evaluate,
     gate,
     inspect,
@@ -23,7 +26,24 @@ from probes.commands import (
 )
 from probes.errors import LabError
 
-COMMANDS = (collect, train, calibrate, evaluate, validate, report, pack, sign, gate, transfer, control, inspect, zoo)
+COMMANDS = (
+    collect,
+    train,
+    calibrate,
+    evaluate,
+    validate,
+    report,
+    pack,
+    sign,
+    gate,
+    transfer,
+    control,
+    inspect,
+    zoo,
+    discover,
+    circuit,
+    baseline,
+)
 EX_INTERRUPTED = 130
 
 

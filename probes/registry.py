@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
 from probes.artifact import MANIFEST, WEIGHTS, Artifact, load_artifact, refuse_pickles
+from probes.circuits.artifact import FORM as CIRCUIT
+from probes.circuits.artifact import Circuit, load_circuit
+from probes.circuits.baseline import FORM as BASELINE
+from probes.circuits.baseline import Baseline, load_baseline
+from probes.envelope import schema_of
 from probes.safefile import list_names
 from sidecar.errors import ArtifactError, ArtifactReason
 
@@ -14,10 +20,16 @@ from sidecar.errors import ArtifactError, ArtifactReason
 ENTRY_LIMIT = 10_000
 _Stat: TypeAlias = tuple[int, int, int] | None
 _Signature: TypeAlias = tuple[tuple[str, _Stat, _Stat], ...] | None
+Loaded: TypeAlias = Artifact | Circuit | Baseline
 
 
 def load_folder(root: Path, *, limit: int) -> tuple[Artifact, ...]:
-    """Every artifact beneath ``root``, sorted by its manifest's name.
+    """The probes among what `load_all` finds."""
+    return tuple(one for one in load_all(root, limit=limit) if isinstance(one, Artifact))
+
+
+def load_all(root: Path, *, limit: int) -> tuple[Loaded, ...]:
+    """Every artifact beneath ``root``, sorted by its manifest's name; a baseline, which has none, by that of its folder.
 
     Hidden entries (Kubernetes' ``..data`` among them) and plain files are passed over. Raises ArtifactError, naming the
     sub-folder, if any artifact is refused, if two have one name, or if there are more than ``limit``.
@@ -25,14 +37,20 @@ def load_folder(root: Path, *, limit: int) -> tuple[Artifact, ...]:
     names = _artifact_names(root)
     if len(names) > limit:
         raise ArtifactError(ArtifactReason.TOO_MANY, f"{len(names)} artifacts, the limit is {limit}")
-    found: dict[str, Artifact] = {}
-    for name in names:
-        artifact = _load_named(root, name)
-        if artifact.manifest.name in found:
-            text = f"{name}: another sub-folder already holds an artifact named {artifact.manifest.name}"
+    found: dict[str, Loaded] = {}
+    for folder in names:
+        artifact = _load_named(root, folder)
+        name = folder if isinstance(artifact, Baseline) else artifact.manifest.name
+        if name in found:
+            text = f"{folder}: another sub-folder already holds an artifact named {name}"
             raise ArtifactError(ArtifactReason.DUPLICATE_NAME, text)
-        found[artifact.manifest.name] = artifact
+        found[name] = artifact
     return tuple(found[name] for name in sorted(found))
+
+
+def name_of(one: Loaded) -> str:
+    """What people know it by; a baseline has no name."""
+    return f"the baseline {one.digest[:12]}" if isinstance(one, Baseline) else one.manifest.name
 
 
 class FolderWatch:
@@ -52,11 +70,23 @@ class FolderWatch:
         return now != before
 
 
-def _load_named(root: Path, name: str) -> Artifact:
+def _load_named(root: Path, name: str) -> Loaded:
+    folder = root / name
     try:
-        return load_artifact(root / name, root=root)
+        return _LOAD.get(_schema(folder, root), load_artifact)(folder, root=root)
     except ArtifactError as error:
         raise ArtifactError(error.reason, f"{name}: {error.text}") from None
+
+
+def _schema(folder: Path, root: Path) -> str:
+    """What cannot be told is read as a probe, which says why it is none."""
+    try:
+        return schema_of(folder, root=root)
+    except ArtifactError:
+        return ""
+
+
+_LOAD: dict[str, Callable[..., Loaded]] = {CIRCUIT.schema: load_circuit, BASELINE.schema: load_baseline}
 
 
 def _artifact_names(root: Path) -> list[str]:

@@ -1,27 +1,16 @@
-"""The weights file of an artifact: safetensors with exactly two tensors, checked field by field before it is read.
-
-The public reader accepts duplicate keys (the last wins), NaN weights and tensors named like paths; this one refuses
-them.
-"""
+"""The weights file of a probe: safetensors with exactly two tensors, directions and offsets."""
 
 from __future__ import annotations
 
-import itertools
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-from safetensors.numpy import save
-
-from probes.strictjson import strict_object
+from probes.tensorfile import LIMIT_BYTES, dump_tensors, parse_tensors
 from sidecar.errors import ArtifactError, ArtifactReason
 from sidecar.types import FloatArray
 
-LIMIT_BYTES = 64 << 20
-HEADER_LIMIT_BYTES = 64 << 10
-_NAMES = ("directions", "offsets")
-_LENGTH_BYTES = 8
+__all__ = ["LIMIT_BYTES", "Weights", "dump_weights", "parse_weights"]
+_NAMES = frozenset({"directions", "offsets"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,105 +21,27 @@ class Weights:
     offsets: FloatArray
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-
 def dump_weights(directions: FloatArray, offsets: FloatArray) -> bytes:
     """Serialise weights; the same numbers always give the same bytes. Raises ArtifactError as `parse_weights` does."""
-    data = save({"directions": np.ascontiguousarray(directions), "offsets": np.ascontiguousarray(offsets)})
+    data = dump_tensors({"directions": directions, "offsets": offsets})
     parse_weights(data)
     return data
 
 
 def parse_weights(data: bytes) -> Weights:
-    """Read the two tensors out of a safetensors file, trusting nothing that it says.
+    """Read the two tensors, trusting nothing that the file says. The arrays are views of ``data``.
 
-    Raises ArtifactError: NOT_SAFETENSORS, BAD_HEADER, DUPLICATE_KEY, UNKNOWN_TENSOR, BAD_DTYPE, BAD_SHAPE, OVERLAP,
-    HOLE, NON_FINITE, BAD_WEIGHTS. The arrays are views of ``data``.
+    Raises ArtifactError as `probes.tensorfile.parse_tensors` does, and BAD_WEIGHTS.
     """
-    header_stop = _header_stop(data)
-    header = _parse_header(data[_LENGTH_BYTES:header_stop])
-    entries = {name: _entry(name, header[name]) for name in _NAMES}
-    _check_layout(list(entries.values()), len(data) - header_stop)
-    directions, offsets = (_array(data, header_stop, entries[name]) for name in _NAMES)
-    _check_numbers(directions, offsets)
-    return Weights(directions, offsets)
+    tensors = parse_tensors(data, _NAMES, _check_shapes)
+    if not tensors["directions"].any(axis=0).all():
+        raise ArtifactError(ArtifactReason.BAD_WEIGHTS, "a direction is all zeros and can read nothing")
+    return Weights(tensors["directions"], tensors["offsets"])
 
 
-def _header_stop(data: bytes) -> int:
-    if len(data) < _LENGTH_BYTES:
-        raise ArtifactError(ArtifactReason.NOT_SAFETENSORS, "the weights file is shorter than a header")
-    length = int.from_bytes(data[:_LENGTH_BYTES], "little")
-    # A pickle or a zip read as a header: an absurd length, and no JSON behind it.
-    if data[_LENGTH_BYTES : _LENGTH_BYTES + 1] not in (b"{", b""):
-        raise ArtifactError(ArtifactReason.NOT_SAFETENSORS, "the weights file is not a safetensors file")
-    if length > HEADER_LIMIT_BYTES or length > len(data) - _LENGTH_BYTES:
-        raise ArtifactError(ArtifactReason.BAD_HEADER, f"the weights file claims a header of {length} bytes")
-    return _LENGTH_BYTES + length
-
-
-def _parse_header(text: bytes) -> dict[str, Any]:
-    header = strict_object(text, "the weights' header", ArtifactReason.BAD_HEADER)
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ArtifactError(ArtifactReason.BAD_HEADER, "the weights' __metadata__ is not a map of texts")
-    if sorted(header) != sorted(_NAMES):
-        raise ArtifactError(ArtifactReason.UNKNOWN_TENSOR, f"the weights must be exactly {' and '.join(_NAMES)}")
-    return header
-
-
-def _entry(name: str, fields: Any) -> _Entry:
-    if not isinstance(fields, dict) or sorted(fields) != ["data_offsets", "dtype", "shape"]:
-        raise ArtifactError(
-            ArtifactReason.BAD_HEADER, f"the header's entry of {name} must be dtype, shape, data_offsets"
-        )
-    shape, offsets = fields["shape"], fields["data_offsets"]
-    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        raise ArtifactError(ArtifactReason.BAD_HEADER, f"the header's numbers of {name} are not sizes")
-    if fields["dtype"] != "F32":
-        raise ArtifactError(ArtifactReason.BAD_DTYPE, f"{name} must be F32")
-    return _Entry("F32", tuple(shape), *offsets)
-
-
-def _are_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
-
-
-def _check_layout(entries: list[_Entry], body_bytes: int) -> None:
-    """Tensors lie end to end from the body's first byte to its last, each as long as its shape says."""
-    shapes = [len(entry.shape) for entry in entries]
-    directions, offsets = (entry.shape for entry in entries)
-    if shapes != [2, 1] or directions[1] != offsets[0] or 0 in directions:
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    directions, offsets = shapes["directions"], shapes["offsets"]
+    if (len(directions), len(offsets)) != (2, 1) or directions[1] != offsets[0] or 0 in directions:
         raise ArtifactError(
             ArtifactReason.BAD_SHAPE, f"want directions [D, K] and offsets [K], got {directions}, {offsets}"
         )
-    ordered = sorted(entries, key=lambda entry: entry.start)
-    edges = [0, *itertools.chain.from_iterable((entry.start, entry.stop) for entry in ordered), body_bytes]
-    for before, after in zip(edges[::2], edges[1::2], strict=True):
-        if after < before:
-            raise ArtifactError(ArtifactReason.OVERLAP, "tensors overlap or lie beyond the end of the file")
-        if after > before:
-            raise ArtifactError(ArtifactReason.HOLE, "there are bytes that belong to no tensor")
-    for entry in entries:
-        if entry.stop - entry.start != 4 * math.prod(entry.shape):
-            raise ArtifactError(
-                ArtifactReason.BAD_SHAPE, f"shape {entry.shape} does not have {entry.stop - entry.start} bytes"
-            )
-
-
-def _array(data: bytes, base: int, entry: _Entry) -> FloatArray:
-    count = math.prod(entry.shape)
-    values = np.frombuffer(data, dtype="<f4", count=count, offset=base + entry.start)
-    return values.reshape(entry.shape).astype(np.float32, copy=False)
-
-
-def _check_numbers(directions: FloatArray, offsets: FloatArray) -> None:
-    if not (np.isfinite(directions).all() and np.isfinite(offsets).all()):
-        raise ArtifactError(ArtifactReason.NON_FINITE, "a weight is NaN or infinite")
-    if not directions.any(axis=0).all():
-        raise ArtifactError(ArtifactReason.BAD_WEIGHTS, "a direction is all zeros and can read nothing")

@@ -1,4 +1,4 @@
-"""The command ``sidecar``: serve, check, status, ingest, demo, config schema. Heavy imports wait until a command needs them."""
+"""The command ``sidecar``: serve, check, status, ingest, demo, config, sketch, replay. Heavy imports are late."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sidecar import canary_commands, sketch_commands
+
 if TYPE_CHECKING:
+    from probes.registry import Loaded
     from sidecar.config import Config
 
 EX_CONFIG = 78  # sysexits.h: the configuration is wrong
@@ -64,6 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
     config = commands.add_parser("config", help="about the configuration")
     config.add_argument("what", choices=["schema", "defaults"], help="JSON schema, or every setting with its default")
     config.set_defaults(run=_config)
+    sketch_commands.add(commands)
+    canary_commands.add(commands)
     return parser
 
 
@@ -85,7 +90,7 @@ def _add_ingest(ingest: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit status: 0 well, 78 wrong configuration, 69 no sidecar there, 65 a file that is not taken."""
+    """Return the exit status: 0 well, 78 wrong configuration, 69 no sidecar there, 65 a file that is not taken, 1 different."""
     args = build_parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = args.run
     return run(args)
@@ -148,10 +153,22 @@ def _check(args: argparse.Namespace) -> int:
         _complain([f"artifacts: {error}"])
         return EX_CONFIG
     for one in found:
-        about = one.manifest
-        print(f"{about.name} {about.version}  {about.tap_point}  {about.evidence.value}  made on {about.model.name}")
+        print(_in_one_line(one))
     print(f"configuration is sound; {len(found)} artifacts; taps connect to {config.listen.address}")
     return 0
+
+
+def _in_one_line(one: Loaded) -> str:
+    from probes.circuits.artifact import Circuit
+    from probes.circuits.baseline import Baseline
+
+    if isinstance(one, Baseline):
+        told = one.manifest
+        names = ", ".join(circuit.name for circuit in told.circuits)
+        return f"baseline {one.digest[:12]}  {told.state.value}  of {names}  on model {told.model_hash[:12]}"
+    about = one.manifest
+    where = f"circuit of {len(one.manifest.nodes)} nodes" if isinstance(one, Circuit) else one.manifest.tap_point
+    return f"{about.name} {about.version}  {where}  {about.evidence.value}  made on {about.model.name}"
 
 
 def _status(args: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from sidecar.clock import Clock
@@ -21,6 +21,7 @@ _HELD = 4  # a way up has failed if it leads down again before so many times the
 class Effects:
     """What a rung leaves of the work.
 
+    sketches: whether circuits are sketched.
     account_every: one batch in so many goes into histograms and sketches, with this weight, so that estimates stay unbiased.
     token_stride: of a request's tokens, by absolute position, every so many-th is read.
     fewer_tap_points: only those that ``fewer`` leaves are read.
@@ -28,6 +29,7 @@ class Effects:
     off: nothing is read.
     """
 
+    sketches: bool = True
     account_every: int = 1
     token_stride: int = 1
     fewer_tap_points: bool = False
@@ -37,14 +39,15 @@ class Effects:
 
 # A quarter at each rung: a way up multiplies the work of its part by four at most. At ``off`` the taps go on with the lower
 # sampling: what comes is counted as dropped, which no silence could be told from.
+_SHED = Effects(sketches=False, account_every=4)
 _EFFECTS: Mapping[Rung, Effects] = MappingProxyType(
     {
         Rung.FULL: Effects(),
-        Rung.NO_SKETCHES: Effects(4),
-        Rung.TOKEN_STRIDE: Effects(4, 4),
-        Rung.FEWER_TAP_POINTS: Effects(4, 4, fewer_tap_points=True),
-        Rung.LOWER_SAMPLING: Effects(4, 4, fewer_tap_points=True, sampling_factor=0.25),
-        Rung.OFF: Effects(4, 4, fewer_tap_points=True, sampling_factor=0.25, off=True),
+        Rung.NO_SKETCHES: _SHED,
+        Rung.TOKEN_STRIDE: replace(_SHED, token_stride=4),
+        Rung.FEWER_TAP_POINTS: replace(_SHED, token_stride=4, fewer_tap_points=True),
+        Rung.LOWER_SAMPLING: replace(_SHED, token_stride=4, fewer_tap_points=True, sampling_factor=0.25),
+        Rung.OFF: replace(_SHED, token_stride=4, fewer_tap_points=True, sampling_factor=0.25, off=True),
     }
 )
 
@@ -53,7 +56,7 @@ def shed(rung: Rung) -> Effects:
     """What is left of the work at a rung: everything that was shed above it stays shed.
 
     >>> shed(Rung.TOKEN_STRIDE)
-    Effects(account_every=4, token_stride=4, fewer_tap_points=False, sampling_factor=1.0, off=False)
+    Effects(sketches=False, account_every=4, token_stride=4, fewer_tap_points=False, sampling_factor=1.0, off=False)
     """
     return _EFFECTS[rung]
 

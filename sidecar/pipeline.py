@@ -21,6 +21,10 @@ from sidecar.judge.judge import Judge
 from sidecar.judge.policy import Policy
 from sidecar.ladder import Effects, Ladder, fewer, shed
 from sidecar.ledger import Ledger
+from sidecar.live.canary_rows import CanaryRows
+from sidecar.live.monitor import Monitor
+from sidecar.live.sharing import new_source, share_of
+from sidecar.live.ticks import ClosedTicks
 from sidecar.outcome import NO_ID, Arrival, Result
 from sidecar.reading.coverage import Coverage
 from sidecar.reading.kernels import Kernels
@@ -67,6 +71,10 @@ class Pipeline:
         self.others: Others = NOBODY
         self.plan: Plan | None = None
         self.judge: Judge | None = None
+        self.monitor: Monitor | None = None  # of circuits
+        self.ticks = ClosedTicks()
+        self.canaries = CanaryRows()
+        self._share, self._source = share_of(config.circuits), new_source(config.circuits)
         self.unknown_signals: tuple[str, ...] = ()  # that the configuration has an action for
         self.coverage = Coverage(config.coverage, clock)
         self.engines_refused = 0
@@ -99,9 +107,20 @@ class Pipeline:
         elif self.judge is not None:
             self.judge.end_all("model_changed")
             self.coverage.retire_all()
+        self._watch_circuits(plan)
         self.plan, self.judge, self.unknown_signals = plan, judge, policy.unknown
         self.coverage.bind(plan)
         self._apply_rung()
+
+    def _watch_circuits(self, plan: Plan) -> None:
+        before, self.monitor = self.monitor, None
+        if plan.circuits:
+            self.monitor = Monitor(plan, self._config.circuits, self._share, self._source, self.ticks)
+            if before is not None:
+                self.monitor.succeed(before)
+            self.monitor.look(self._clock.unix_ns() / 1e9)
+        elif before is not None:
+            before.close()
 
     def introduce(self, report: TrafficReport) -> None:
         """An admitted engine, with what it had computed before."""
@@ -196,6 +215,8 @@ class Pipeline:
     def settle(self) -> None:
         """Account for batches whose replies are written, and end requests that went quiet."""
         self._settle_all()
+        if self.monitor is not None:
+            self.monitor.look(self._clock.unix_ns() / 1e9)
         if self.judge is None:
             return
         now = self._clock.monotonic_s()
@@ -214,6 +235,16 @@ class Pipeline:
             if self._accounted % every == 0:
                 with self.timings.of(Stage.ACCOUNT):
                     self.judge.account(readings, batch, every)
+            if self.monitor is not None and readings.circuits is not None:
+                self._sketch(self.monitor, readings, batch)
+                self.canaries.add(readings.plan, readings.circuits, batch.segments)
+
+    def _sketch(self, monitor: Monitor, readings: Readings, batch: StepBatch) -> None:
+        if self.effects.sketches:
+            with self.timings.of(Stage.SKETCH):
+                monitor.account(readings, batch)
+        else:
+            monitor.leave_out(batch)
 
     # the ladder
 
@@ -257,6 +288,8 @@ class Pipeline:
         """The process ends: settle what is open and end every request. A batch that comes later is dropped."""
         self._ended_all = True
         self._settle_all()
+        if self.monitor is not None:
+            self.monitor.close()
         if self.judge is not None:
             self.judge.end_all("shutdown")
 

@@ -9,6 +9,8 @@ from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from probes.artifact import Artifact
+from probes.circuits.baseline import Baseline
+from probes.registry import Loaded
 from sidecar.config import Config
 from sidecar.errors import EngineIdInUseError, OtherModelError, TooManyEnginesError
 from sidecar.ingest.wire import Settings
@@ -36,7 +38,7 @@ class Plans:
         self._worker = worker
         self._changed = changed
         self._binding = threading.Lock()
-        self._artifacts: tuple[Artifact, ...] = ()
+        self._artifacts: tuple[Loaded, ...] = ()
         self._plans: dict[int, Plan] = {}  # the newest of them, by generation
         self._factor = 1.0
         self.plan: Plan | None = None
@@ -61,7 +63,7 @@ class Plans:
         self._factor = factor
         self._changed()
 
-    def load(self, artifacts: tuple[Artifact, ...]) -> None:
+    def load(self, artifacts: tuple[Loaded, ...]) -> None:
         """Put other artifacts in force, between two batches. What does not fit stands in the plan as refused.
 
         Raises WorkerLostError.
@@ -84,7 +86,8 @@ class Plans:
             return plan
 
     def _bind(self, model: ModelIdentity) -> Plan:
-        deciding = verdict_signals(self._config.verdicts, (one.manifest.name for one in self._artifacts))
+        probes = (one.manifest.name for one in self._artifacts if isinstance(one, Artifact))
+        deciding = verdict_signals(self._config.verdicts, probes)
         plan = build_plan(
             1 + max(self._plans, default=0), self._artifacts, model, verdict_signals=deciding, before=self.plan
         )
@@ -105,4 +108,5 @@ class Plans:
                 one.manifest.name, one.manifest.version, one.manifest.evidence.value, "no engine registered yet"
             )
             for one in self._artifacts
+            if not isinstance(one, Baseline)
         )

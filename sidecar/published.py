@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sidecar.circuits.circuit import SLICES
+from sidecar.circuits.tick import SINGLE
 from sidecar.config import Config
 from sidecar.judge.buckets import Edges, TallyArrays
 from sidecar.judge.tally import SCORE_EDGES, SECONDS_EDGES, SHARE_EDGES
 from sidecar.ledger import NOTHING
+from sidecar.live.counts import EVIDENCE
+from sidecar.live.published import MOST_NODES, circuits_snapshot
 from sidecar.pipeline import Pipeline
 from sidecar.reading.plan import Plan
 from sidecar.snapshot import (
@@ -36,7 +40,8 @@ Array = npt.NDArray[Any]
 def array_bytes(config: Config) -> int:
     """Room for the arrays of the largest plan that the configuration allows."""
     bank = 8 * (SCORE_EDGES.width + 1) + 64 * (len(SCORE_EDGES.classic) + 1)
-    return (config.artifacts.max_artifacts + 64) * (2 * bank + 128)
+    circuit = bank + 8 * SLICES * (len(SINGLE) + EVIDENCE) + 8 * MOST_NODES
+    return (config.artifacts.max_artifacts + 64) * (2 * bank + circuit + 128)
 
 
 def facts(pipeline: Pipeline) -> dict[str, Any]:
@@ -67,6 +72,8 @@ def facts(pipeline: Pipeline) -> dict[str, Any]:
             "projections_checked": pipeline.books.projections_checked,
             "projections_wrong": pipeline.books.projections_wrong,
         },
+        "circuits": None if pipeline.monitor is None else pipeline.monitor.facts(),
+        "ticks": asdict(pipeline.ticks.counts),
     }
 
 
@@ -80,6 +87,8 @@ def arrays(pipeline: Pipeline) -> list[Array]:
         for bank in (judge.token_scores, judge.request_scores):
             made.extend(bank.arrays())
         made.extend((judge.detections, judge.detections_estimated, judge.detection_exemplars))
+    if pipeline.monitor is not None:
+        made.extend(pipeline.monitor.counts.arrays())
     return made
 
 
@@ -93,13 +102,14 @@ def snapshot(
     left = iter(given)
     stages = {stage.value: _histogram(SECONDS_EDGES, left) for stage in Stage}
     budget_use, queue_age = _histogram(SHARE_EDGES, left), _histogram(SECONDS_EDGES, left)
+    signals = () if plan is None else tuple(_signals(plan, left))
     return Snapshot(
         uptime_s=0.0,
         step_batches=NOTHING,
         rows=NOTHING,
         plan_generation=told["plan_generation"],
         model=None if plan is None else plan.model,
-        signals=() if plan is None else tuple(_signals(plan, left)),
+        signals=signals,
         coverage=tuple(_coverage(one) for one in told["coverage"]),
         blind=told["blind"],
         unseen={UnseenReason(name): count for name, count in told["unseen"].items()},
@@ -115,6 +125,7 @@ def snapshot(
         dedup_evicted=told["dedup_evicted"],
         traceparents_ignored=told["traceparents_ignored"],
         run=_run(told["run"], queue_age),
+        circuits=circuits_snapshot(told["circuits"], told["ticks"], left, plan),
     )
 
 

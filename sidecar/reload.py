@@ -3,37 +3,62 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from probes.artifact import Artifact
-from probes.registry import FolderWatch, load_folder
+from probes.circuits.artifact import Circuit
+from probes.circuits.baseline import Baseline
+from probes.registry import FolderWatch, Loaded, load_all, name_of
 from probes.release.signature import KeyFileError, Standing, read_public_key
 from sidecar.config import Config
 from sidecar.errors import ArtifactError, ArtifactReason
 from sidecar.log import Level, Log
 from sidecar.plans import Plans
+from sidecar.reading.circuits import columns_of
 from sidecar.snapshot import ReloadOutcome
 
 
-def load_artifacts(config: Config) -> tuple[Artifact, ...]:
+def load_artifacts(config: Config) -> tuple[Loaded, ...]:
     """The configured folder's artifacts, none if no folder is configured. Raises ArtifactError."""
     if config.artifacts.folder is None:
         return ()
-    found = load_folder(config.artifacts.folder, limit=config.artifacts.max_artifacts)
+    found = load_all(config.artifacts.folder, limit=config.artifacts.max_artifacts)
     if config.artifacts.public_key is not None:
         check_signatures(found, config.artifacts.public_key)
-    columns: dict[str, int] = {}
-    for one in found:
-        for where in one.manifest.everywhere:
-            columns[where.name] = columns.get(where.name, 0) + one.manifest.columns
-            if columns[where.name] > config.artifacts.max_columns:
-                raise ArtifactError(
-                    ArtifactReason.TOO_MANY, f"{where.name}: more than {config.artifacts.max_columns} directions"
-                )
+    _check_columns(found, config.artifacts.max_columns)
+    _check_baselines(one for one in found if isinstance(one, Baseline))
     return found
 
 
-def check_signatures(found: tuple[Artifact, ...], public_key: Path) -> None:
+def _check_columns(found: Iterable[Loaded], limit: int) -> None:
+    """Raises ArtifactError for more directions than that at one tap point."""
+    columns: dict[str, int] = {}
+    for one in found:
+        for name, many in _columns(one):
+            columns[name] = columns.get(name, 0) + many
+            if columns[name] > limit:
+                raise ArtifactError(ArtifactReason.TOO_MANY, f"{name}: more than {limit} directions")
+
+
+def _columns(one: Loaded) -> list[tuple[str, int]]:
+    if isinstance(one, Artifact):
+        return [(where.name, one.manifest.columns) for where in one.manifest.everywhere]
+    return columns_of(one) if isinstance(one, Circuit) else []
+
+
+def _check_baselines(found: Iterable[Baseline]) -> None:
+    """Raises ArtifactError if two speak of the same circuit of one model: neither is the one that holds."""
+    known: set[tuple[str, str]] = set()
+    for one in found:
+        mine = {(one.manifest.model_hash, circuit.name) for circuit in one.manifest.circuits}
+        if twice := mine & known:
+            names = ", ".join(sorted(name for _, name in twice))
+            raise ArtifactError(ArtifactReason.DUPLICATE_NAME, f"two baselines speak of {names}, for the same model")
+        known |= mine
+
+
+def check_signatures(found: tuple[Loaded, ...], public_key: Path) -> None:
     """Raises ArtifactError, naming the artifact, unless every one was signed by that key. The key is read each time."""
     try:
         key = read_public_key(public_key)
@@ -42,10 +67,10 @@ def check_signatures(found: tuple[Artifact, ...], public_key: Path) -> None:
     for one in found:
         standing = key.standing(one.manifest)
         if standing is Standing.UNSIGNED:
-            raise ArtifactError(ArtifactReason.UNSIGNED, f"{one.manifest.name}: not signed")
+            raise ArtifactError(ArtifactReason.UNSIGNED, f"{name_of(one)}: not signed")
         if standing is not Standing.SOUND:
             text = "signed by another key" if standing is Standing.OTHER_KEY else "changed since it was signed"
-            raise ArtifactError(ArtifactReason.BAD_SIGNATURE, f"{one.manifest.name}: {text}")
+            raise ArtifactError(ArtifactReason.BAD_SIGNATURE, f"{name_of(one)}: {text}")
 
 
 class Reloader:

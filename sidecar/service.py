@@ -21,6 +21,8 @@ from sidecar.export.traces import TraceCounts, Tracing
 from sidecar.ingest import wire
 from sidecar.ingest.server import IngestServer
 from sidecar.ledger import LedgerFile
+from sidecar.live.canary_runner import CanaryRunner
+from sidecar.live.keeper import Keeper
 from sidecar.log import Level, Log
 from sidecar.plans import Plans
 from sidecar.reload import Reloader
@@ -72,6 +74,10 @@ class Sidecar:
             parts=parts,
         )
         self.plans = Plans(config, self.worker, self._settings_changed)
+        self._canaries = (
+            CanaryRunner(config, self._clock, lambda: self.plans.plan, self.log) if config.canary.url else None
+        )
+        self.keeper = Keeper(config, self._clock, self.worker, self.plans.of, self.log, self._canaries)
         self._reloader = Reloader(config, self.plans, self.log)
         self._ingest = IngestServer(config, self.worker, self.plans, self.status, self.log)
         collector = MetricsCollector(self.snapshot, version=VERSION)
@@ -106,6 +112,9 @@ class Sidecar:
             self._start(self._reloader.start, self._reloader.stop)
             if self._tracing is not None:
                 self._start(self._tracing.start, self._tracing.stop)
+            self._start(self.keeper.start, self.keeper.stop)
+            if self._canaries is not None:
+                self._start(self._canaries.start, self._canaries.stop)
             self._start(self._start_metrics, self._metrics.stop)
             self._start(self._ingest.start, self._stop_ingest)
         except BaseException:
@@ -144,6 +153,7 @@ class Sidecar:
 
     def _stop_ingest(self) -> None:
         self._ingest.stop()
+        self.keeper.stop()  # the worker must still be there
         self.worker.finish()
         batches = self.snapshot().step_batches
         self.log.event(
@@ -192,6 +202,7 @@ class Sidecar:
                 worker="thread" if self.worker.pid is None else "process",
                 ledger=self._ledger.where,
             ),
+            circuits=replace(made.circuits, kept=self.keeper.snapshot()),
             reloads=dict(self._reloader.counts),
             log_lines_suppressed=self.log.suppressed + told["log_lines_suppressed"],
             processes=tuple(read() for read in self._processes.values()),

@@ -24,6 +24,7 @@ class Stage(StrEnum):
     READ = "read"
     JUDGE = "judge"
     ACCOUNT = "account"
+    SKETCH = "sketch"
 
 
 class ReloadOutcome(StrEnum):
@@ -117,6 +118,112 @@ class ArtifactSnapshot:
     version: str
     evidence: str
     reason: str
+
+
+class CircuitState(StrEnum):
+    """What a circuit is worth on the model that is served. The only values of the label ``state``."""
+
+    VALIDATED = "validated"
+    LEARNING = "learning"  # validated, and there is no week of sound traffic to compare with
+    DRAFT = "draft"  # a gate failed, or it was not validated
+    STALE = "stale"  # validated on another model, dtype, quantisation or engine
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitSliceSnapshot:
+    """One circuit in one slice of the traffic. Everything that is counted is counted when a tick closes.
+
+    log_evidence: log E, in nats, 0 where E is below 1; and the threshold's. None where no baseline speaks of it.
+    """
+
+    slice: str
+    tokens: int  # sketched
+    engaged: int
+    non_finite: int
+    clipped: int  # activities
+    sinks: int  # tokens left out because they stand at a sequence's first positions
+    sessions_short: int  # ended without tokens enough to bet
+    sessions: Histogram  # that bet, by the share of their tokens that was engaged
+    log_evidence: float | None = None
+    log_threshold: float | None = None
+    silent_s: float | None = None  # since a session bet
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitSnapshot:
+    """One circuit: who it is, what it is worth here, and what was counted of it."""
+
+    name: str
+    version: str
+    digest: str
+    spec_hash: str
+    model_hash: str
+    evidence: Evidence
+    severity: str
+    state: CircuitState
+    reason: str  # why it may not page; empty if it may
+    may_page: bool
+    nodes: tuple[tuple[str, int], ...]  # with the tokens at which each was active
+    scores: Histogram  # 1 / (1 + exp(theta - S)): above one half is engaged
+    slices: tuple[CircuitSliceSnapshot, ...]
+    unusual: Mapping[str, int] = field(default_factory=dict)  # tokens beyond the limit, by measure: t2, spe
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitAlarmSnapshot:
+    """An alarm that has been diagnosed and has not cooled. record: the name of its file, empty if none was kept."""
+
+    circuit: str
+    slice: str
+    severity: str
+    cause: str
+    leans: str  # "more" or "less" engaged than sound traffic
+    record: str
+
+
+@dataclass(frozen=True, slots=True)
+class CanarySnapshot:
+    """The newest rounds of canaries. Distances are in floors of noise; moved: two rounds in a row said so."""
+
+    configured: bool = False
+    recorded: bool = False  # there is a reference to compare with
+    rounds: Mapping[str, int] = field(default_factory=dict)  # "whole", "partial" or "failed"
+    age_s: float | None = None  # since the newest whole round
+    circuits: Mapping[str, float] = field(default_factory=dict)
+    layers: Mapping[str, float] = field(default_factory=dict)  # by tap point
+    moved_circuits: tuple[str, ...] = ()
+    moved_layers: tuple[str, ...] = ()
+    first_moved: str = ""  # the tap point that the model computes first among them: where it was changed, or before
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperSnapshot:
+    """What the control process makes of circuits."""
+
+    alarms: tuple[CircuitAlarmSnapshot, ...] = ()
+    alarm_counts: Mapping[tuple[str, str, str], int] = field(default_factory=dict)  # by circuit, slice and cause
+    archive_rows: Mapping[str, int] = field(default_factory=dict)  # "written" or "lost"
+    records: Mapping[str, int] = field(default_factory=dict)
+    failed: int = 0  # looks at the worker that came to nothing
+    canaries: CanarySnapshot = field(default_factory=CanarySnapshot)
+    deploying: bool = False  # a deploy window is open
+    windows_unsound: bool = False  # its file was tampered with, or cannot be read: no window is open then
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitsSnapshot:
+    """All circuits of the plan, and what it took to follow them."""
+
+    circuits: tuple[CircuitSnapshot, ...] = ()
+    tick_s: float = 0.0
+    ticks: Mapping[str, int] = field(default_factory=dict)  # by what became of them
+    sessions_given_up: Mapping[str, int] = field(default_factory=dict)
+    session_rows: Mapping[str, int] = field(default_factory=dict)  # that are no evidence, by why
+    sessions_remembered: int = 0
+    tokens_left_out: int = 0  # by the ladder
+    bytes: int = 0
+    false_alarms_promised: float = 0.0  # in 30 days, at most, by the guarantee of all detectors together
+    kept: KeeperSnapshot = field(default_factory=KeeperSnapshot)
 
 
 class Rung(StrEnum):
@@ -228,6 +335,7 @@ class Snapshot:
     dedup_evicted: int
     traceparents_ignored: int
     run: RunSnapshot = field(default_factory=RunSnapshot)
+    circuits: CircuitsSnapshot = field(default_factory=CircuitsSnapshot)
     # Below: counted by others than the pipeline, and filled in by the service.
     reloads: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))  # by ReloadOutcome
     log_lines_suppressed: int = 0

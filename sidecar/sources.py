@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 
 ENV_PREFIX = "STETHOSCOPE_"
-_OTHER_PARTS = frozenset({"STETHOSCOPE_ADDRESS", "STETHOSCOPE_CACHE", "STETHOSCOPE_ENGINE_ID"})
+_OTHER_PARTS = frozenset(
+    {"STETHOSCOPE_ADDRESS", "STETHOSCOPE_CACHE", "STETHOSCOPE_ENGINE_ID", "STETHOSCOPE_CANARY_TOKEN"}
+)
 _TAP_PREFIX = "STETHOSCOPE_TAP"
 # A Kubernetes Service whose name begins like ours puts variables such as these into every pod beside it.
 _KUBERNETES_NAME = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)")

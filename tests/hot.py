@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from probes.artifact import Artifact
+from probes.registry import Loaded
 from protos.stethoscope.v1 import ingest_pb2
 from sidecar import published
 from sidecar.clock import Clock
@@ -26,7 +26,7 @@ class Hot:
         self,
         clock: Clock,
         ended: Callable[[EndedRequest], None] = lambda _: None,
-        artifacts: Iterable[Artifact] = (),
+        artifacts: Iterable[Loaded] = (),
         config: Config | None = None,
     ) -> None:
         self.config = Config() if config is None else config
@@ -43,7 +43,7 @@ class Hot:
             self.pipeline.bind(build_plan(generation, self._artifacts, model, before=plan))
         self.pipeline.introduce(TrafficReport(EngineId(engine), 0, 0, (), 0, TapLedgerCounts()))
 
-    def reload(self, artifacts: Iterable[Artifact]) -> None:
+    def reload(self, artifacts: Iterable[Loaded]) -> None:
         before = self.pipeline.plan
         assert before is not None
         self._artifacts = tuple(artifacts)

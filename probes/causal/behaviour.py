@@ -124,7 +124,7 @@ def first_tokens(tokenizer: Any, behaviour: Behaviour, prompt: str, *, chat: boo
     Raises LabError if an answer runs together with the prompt's end, or if both sides begin alike.
     """
     positive, negative = (
-        sorted({_first_token(tokenizer, prompt, answer, chat=chat) for answer in answers})
+        sorted({first_token(tokenizer, prompt, answer, chat=chat) for answer in answers})
         for answers in (behaviour.positive, behaviour.negative)
     )
     if shared := set(positive) & set(negative):
@@ -133,7 +133,8 @@ def first_tokens(tokenizer: Any, behaviour: Behaviour, prompt: str, *, chat: boo
     return positive, negative
 
 
-def _first_token(tokenizer: Any, prompt: str, answer: str, *, chat: bool) -> int:
+def first_token(tokenizer: Any, prompt: str, answer: str, *, chat: bool) -> int:
+    """The token that an answer begins with after ``prompt``. Raises LabError if it runs together with the prompt's end."""
     before, with_answer = encode(tokenizer, prompt, chat=chat), encode(tokenizer, prompt + answer, chat=chat)
     if len(with_answer) <= len(before) or with_answer[: len(before)] != before:
         raise LabError(f"the answer {answer!r} runs together with the end of the prompt: give it another space")

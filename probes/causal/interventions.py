@@ -61,7 +61,7 @@ def keys(plan: Plan, randoms: int) -> list[str]:
     return [_key(plan, rival, number) for rival in (None, *range(randoms)) for number in range(plan.passes)]
 
 
-def carry_out(plan: Plan, bench: Bench, run: Passes) -> Intervention:
+def carry_out(plan: Plan, bench: Bench, run: Passes[Edits]) -> Intervention:
     """Do it along the probe and along every random rival. Raises OutOfTimeError when the budget ends."""
     count = len(plan.rows)
     own = plan.statistic(_odds(plan, None, run))
@@ -80,7 +80,7 @@ def carry_out(plan: Plan, bench: Bench, run: Passes) -> Intervention:
     )
 
 
-def _odds(plan: Plan, rival: int | None, run: Passes) -> list[Array]:
+def _odds(plan: Plan, rival: int | None, run: Passes[Edits]) -> list[Array]:
     return [
         run(_key(plan, rival, number), partial(plan.make, rival, number))[plan.rows] for number in range(plan.passes)
     ]

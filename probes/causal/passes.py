@@ -1,32 +1,33 @@
-"""Forward passes over all prompts: each done once and kept on disk, within a budget of time."""
+"""Passes through a model over all prompts: each done once and kept on disk, within a budget of time."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from probes.causal.edits import Edits
 from probes.journal import Journal
 
 Array = npt.NDArray[np.float64]
+_EditsT = TypeVar("_EditsT")  # what a pass does to the model
 
 
 class OutOfTimeError(Exception):
     """The budget is spent. What is done is kept: the same command goes on from there."""
 
 
-class Passes:
-    """``run``: a pass with edits. ``kept``: log-odds of finished passes.
+class Passes(Generic[_EditsT]):
+    """``run``: a pass with edits. ``kept``: what finished passes found.
 
     budget_s: counts from now. tick: called once for every pass asked for, done before or not.
     """
 
     def __init__(
         self,
-        run: Callable[[Edits], Array],
+        run: Callable[[_EditsT], Array],
         kept: Journal,
         budget_s: float,
         *,
@@ -45,8 +46,8 @@ class Passes:
         missing = sum(key not in self._kept for key in keys)
         return not missing or self._clock() + missing * self._slowest_s < self._until
 
-    def __call__(self, key: str, edits: Callable[[], Edits]) -> Array:
-        """Log-odds [prompts] under edits, which are made only if they are needed. Raises OutOfTimeError before a pass."""
+    def __call__(self, key: str, edits: Callable[[], _EditsT]) -> Array:
+        """What is found under edits, which are made only if they are needed. Raises OutOfTimeError before a pass."""
         if key not in self._kept:
             started = self._clock()
             if started >= self._until:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from probes.causal.bench import Bench
 from probes.causal.case import Case, Settings, open_case
+from probes.causal.edits import Edits
 from probes.causal.erasure import Refit
 from probes.causal.evidence import behaves, erased, needed, sufficient, weigh
 from probes.causal.interventions import Plan, carry_out, keys, plans
@@ -54,7 +55,7 @@ def _carry_out(
     task = bars.add_task("intervening", total=sum(map(len, wanted.values())))
     kept = Journal(case.draft.folder / KEPT, case.fingerprint(bench.questions))
     kept.load()
-    run = Passes(bench.resumed.run, kept, case.settings.budget_s, tick=lambda: bars.advance(task), clock=clock)
+    run: Passes[Edits] = Passes(bench.resumed.run, kept, case.settings.budget_s, tick=lambda: bars.advance(task), clock=clock)
     done: list[Intervention] = []
     late: list[str] = []
     for plan in todo:
@@ -71,7 +72,7 @@ def _carry_out(
     return done, [*impossible, *late]
 
 
-def _within_budget(plan: Plan, wanted: Sequence[str], bench: Bench, run: Passes) -> Intervention | None:
+def _within_budget(plan: Plan, wanted: Sequence[str], bench: Bench, run: Passes[Edits]) -> Intervention | None:
     """None if there is no time for all of it: half an intervention says nothing."""
     if not run.affords(wanted):
         return None

@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
     keygen = commands.add_parser("keygen", help="make a pair of keys to sign artifacts with")
     keygen.add_argument("key", type=Path, metavar="FILE", help="the private key; the public one is FILE.pub")
     keygen.set_defaults(run=_keygen)
-    sign = commands.add_parser("sign", help="sign an artifact")
+    sign = commands.add_parser("sign", help="sign an artifact: a probe or a circuit")
     sign.add_argument("artifact", type=Path, metavar="ARTIFACT")
     sign.add_argument("--key", type=Path, required=True, metavar="FILE", help="the private key")
     sign.set_defaults(run=_sign)
@@ -74,12 +74,12 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _standing(folder: Path, public: Path) -> Standing:
-    from probes.artifact import load_artifact
+    from probes.forms import open_any
     from probes.release.signature import Standing, read_public_key
     from sidecar.errors import ArtifactError, ArtifactReason
 
     try:
-        return read_public_key(public).standing(load_artifact(folder, root=folder).manifest)
+        return read_public_key(public).standing(open_any(folder, root=folder))
     except ArtifactError as error:
         if error.reason is ArtifactReason.BAD_DIGEST:
             return Standing.CHANGED

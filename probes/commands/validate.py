@@ -5,76 +5,101 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from probes.commands import validate_circuit
 from probes.commands.bars import bars
 from probes.errors import LabError
 
 if TYPE_CHECKING:
     from probes.activations.facts import StoreFacts
     from probes.causal.behaviour import Behaviour
+    from probes.causal.case import Settings
     from probes.draft import Draft
     from probes.stages import Validated
+
+_COMMON = frozenset({"folder", "model", "seed", "randoms", "run"})
+
+
+class _Kind(NamedTuple):
+    """What can be validated. marker: a file that only its folders have; add: its own options, each None if it is not given."""
+
+    name: str
+    marker: str
+    add: Callable[[Any], None]
+    run: Callable[[argparse.Namespace], int]
 
 
 def add(commands: Any) -> None:
     validate = commands.add_parser(
         "validate",
         help="intervene on the model: does it use what the signal reads?",
-        description="Take out, steer, exchange and erase what a probe reads, while the model answers a question about test "
-        "texts, and compare with random directions that change its states as much. The result is the signal's evidence.",
+        description="Of a probe: take out, steer, exchange and erase what it reads, while the model answers a question about test "
+        "texts, and compare with random directions that change its states as much. Of a circuit: take its nodes away, and others, "
+        "and see what is left of the behaviour, and of what its readouts say. The result is the signal's evidence.",
     )
-    validate.add_argument("folder", type=Path, metavar="DRAFT", help="a probe in the making, see `probes train`")
+    validate.add_argument(
+        "folder",
+        type=Path,
+        metavar="DRAFT",
+        help="a probe in the making (see `probes train`) or a circuit (`probes discover`)",
+    )
     validate.add_argument("--model", type=Path, required=True, help="folder or GGUF file of the model that was read")
-    validate.add_argument("--budget-s", type=float, default=300.0, help="seconds for interventions (%(default)g)")
-    validate.add_argument("--randoms", type=int, default=20, help="random directions to compare with (%(default)s)")
-    validate.add_argument("--texts", type=int, default=64, help="test texts to ask about, at most (%(default)s)")
+    validate.add_argument("--seed", type=int, default=0)
     validate.add_argument(
-        "--max-tokens", type=int, default=1024, help="of a prompt; longer ones are left out, and told"
+        "--randoms", type=int, help="random directions, or sets of nodes, to compare with (a probe: 20, a circuit: 24)"
     )
-    validate.add_argument("--steer", default="2", help="standard deviations to steer by, such as 1,2,4 (%(default)s)")
-    validate.add_argument(
+    for kind in _KINDS:
+        kind.add(validate.add_argument_group(f"of a {kind.name}"))
+    validate.set_defaults(run=_validate)
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    for kind in _KINDS:
+        if (arguments.folder / kind.marker).is_file():
+            _must_be_of(kind, arguments)
+            return kind.run(arguments)
+    raise LabError(
+        f"{arguments.folder} holds nothing that can be validated: want a draft made by `probes train` or `probes discover`"
+    )
+
+
+def _must_be_of(kind: _Kind, arguments: argparse.Namespace) -> None:
+    """An option of another kind would do nothing, and whoever gave it would not know."""
+    own = argparse.ArgumentParser()
+    kind.add(own)
+    known = _COMMON | vars(own.parse_args([])).keys()
+    given = {name for name, value in vars(arguments).items() if value is not None}
+    if others := sorted(f"--{name.replace('_', '-')}" for name in given - known):
+        raise LabError(f"{arguments.folder} is a {kind.name}, for which {', '.join(others)} would do nothing")
+
+
+def _add_of_probe(group: Any) -> None:
+    group.add_argument("--budget-s", type=float, help="seconds for interventions (300)")
+    group.add_argument("--texts", type=int, help="test texts to ask about, at most (64)")
+    group.add_argument("--max-tokens", type=int, help="of a prompt; longer ones are left out, and told (1024)")
+    group.add_argument("--steer", help="standard deviations to steer by, such as 1,2,4 (2)")
+    group.add_argument(
         "--null",
         choices=("matched", "isotropic"),
-        default="matched",
-        help="random directions along which states spread as much as along the probe, or any (%(default)s)",
+        help="random directions along which states spread as much as along the probe, or any (matched)",
     )
-    validate.add_argument("--seed", type=int, default=0)
-    asked = validate.add_mutually_exclusive_group()
+    asked = group.add_mutually_exclusive_group()
     asked.add_argument(
         "--answers", help="the two answers asked for, such as positive,negative; default: the two labels"
     )
     asked.add_argument(
         "--behaviour", type=Path, help="YAML or JSON: template, lead, positive, negative, measure (log_odds or auroc)"
     )
-    validate.set_defaults(run=_validate)
 
 
-def _validate(arguments: argparse.Namespace) -> int:
-    for marker, run in _KINDS.items():
-        if (arguments.folder / marker).is_file():
-            return run(arguments)
-    raise LabError(f"{arguments.folder} holds nothing that can be validated: want a draft made by `probes train`")
-
-
-def _draft(arguments: argparse.Namespace) -> int:
+def _run_probe(arguments: argparse.Namespace) -> int:
     from probes.activations.model import open_model, prepared
-    from probes.causal.case import Settings
-    from probes.causal.directions import Null
     from probes.causal.validation import validate
     from probes.draft import Draft
 
     draft = Draft(arguments.folder)
-    settings = Settings(
-        behaviour=_behaviour(arguments, draft),
-        budget_s=arguments.budget_s,
-        randoms=arguments.randoms,
-        texts=arguments.texts,
-        max_tokens=arguments.max_tokens,
-        steer=_multiples(arguments.steer),
-        null=Null(arguments.null),
-        seed=arguments.seed,
-    )
+    settings = _settings(arguments, draft)
     settings.check()
     dtype: Any = _facts(draft).model.dtype
     with bars() as shown:
@@ -84,8 +109,28 @@ def _draft(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# By the file that only this kind of folder has; a new kind of signal is one line.
-_KINDS: dict[str, Callable[[argparse.Namespace], int]] = {"training.json": _draft}
+def _settings(arguments: argparse.Namespace, draft: Draft) -> Settings:
+    """What was given; all else is as `Settings` has it."""
+    from probes.causal.case import Settings
+    from probes.causal.directions import Null
+
+    given: dict[str, Any] = {
+        name: getattr(arguments, name)
+        for name in ("budget_s", "randoms", "texts", "max_tokens", "seed")
+        if getattr(arguments, name) is not None
+    }
+    if arguments.steer is not None:
+        given["steer"] = _multiples(arguments.steer)
+    if arguments.null is not None:
+        given["null"] = Null(arguments.null)
+    return Settings(behaviour=_behaviour(arguments, draft), **given)
+
+
+# A new kind of signal is one line.
+_KINDS = (
+    _Kind("probe", "training.json", _add_of_probe, _run_probe),
+    _Kind("circuit", validate_circuit.MARKER, validate_circuit.add, validate_circuit.run),
+)
 
 
 def _behaviour(arguments: argparse.Namespace, draft: Draft) -> Behaviour | None:

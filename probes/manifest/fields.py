@@ -17,3 +17,10 @@ class Strict(BaseModel):
     """An unknown key is an error, and nothing changes once it is read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Sealed(Strict):
+    """What a folder's manifest has whatever it describes: the digest over everything else in it, and who stands behind that."""
+
+    content_digest: Digest
+    signature: Text | None = None

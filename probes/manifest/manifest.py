@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from probes.manifest.aggregation import Aggregation
 from probes.manifest.binding import Admission, FeatureContract, ModelBinding
-from probes.manifest.fields import Digest, Finite, Name, Share, Strict, Text
+from probes.manifest.fields import Digest, Finite, Name, Sealed, Share, Strict, Text
 from probes.manifest.findings import OF_VALIDATION, GateResult, Quality, Validation
 from probes.manifest.firing import Calibration, Threshold
 from sidecar.types import Evidence, TapPoint
@@ -47,7 +47,7 @@ class TrainingData(Strict):
     licence: Text
 
 
-class Manifest(Strict):
+class Manifest(Sealed):
     """Everything that must travel with a direction.
 
     also: further tap points of a probe that reads several layers at once; a row's reading is the sum over all of them.
@@ -68,7 +68,6 @@ class Manifest(Strict):
     evidence: Evidence = Evidence.UNVERIFIED
     training_data: TrainingData
     licence: Text
-    content_digest: Digest
     aggregation: Aggregation | None = None
     calibration: Calibration | None = None
     threshold: Threshold | None = None
@@ -76,7 +75,6 @@ class Manifest(Strict):
     control_range: ControlRange | None = None
     validation: Validation | None = None
     gates: Annotated[tuple[GateResult, ...], Field(max_length=64)] | None = None
-    signature: Text | None = None
 
     @field_validator("tap_point")
     @classmethod

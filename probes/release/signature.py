@@ -16,9 +16,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from probes.artifact import load_artifact, write_signature
 from probes.errors import LabError
-from probes.manifest import Manifest
+from probes.forms import open_any, put_signature
+from probes.manifest.fields import Sealed
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -50,8 +50,8 @@ class PublicKey:
     key: Ed25519PublicKey
     name: str
 
-    def standing(self, manifest: Manifest) -> Standing:
-        """Judge an artifact whose content has been compared with its digest, as `load_artifact` does.
+    def standing(self, manifest: Sealed) -> Standing:
+        """Judge an artifact whose content has been compared with its digest, as `open_any` does.
 
         The name in a signature only tells a wrong key from a changed content; nothing is believed because of it.
         """
@@ -93,10 +93,10 @@ def sign(folder: Path, private: Path) -> PublicKey:
     Raises KeyFileError, or ArtifactError if the artifact is unsound: what is wrong is not signed.
     """
     key = read_private_key(private)
-    manifest = load_artifact(folder, root=folder).manifest
+    manifest = open_any(folder, root=folder)
     public = _named(key.public_key())
     value = base64.b64encode(key.sign(_message(manifest))).decode("ascii")
-    write_signature(folder, f"ed25519:{public.name}:{value}", root=folder)
+    put_signature(folder, f"ed25519:{public.name}:{value}", root=folder)
     return public
 
 
@@ -133,7 +133,7 @@ def read_public_key(path: Path) -> PublicKey:
     return _named(key)
 
 
-def _message(manifest: Manifest) -> bytes:
+def _message(manifest: Sealed) -> bytes:
     return _PREFIX + bytes.fromhex(manifest.content_digest)
 
 

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from probes.reporting.html import Html, tag
@@ -56,6 +57,16 @@ def figure(name: str, caption: str, draw: Callable[[Any], None], *, width: float
     # One scale for all of them, so that their letters are of one size.
     sizes = f"max-width: {width * _PIXELS:.0f}px; --least: {width * _FEWEST_PIXELS:.0f}px"
     return tag("figure", picture, tag("figcaption", caption), style=sizes)
+
+
+def save(path: Path, draw: Callable[[Any], None], *, width: float = 4.6, height: float = 2.8) -> None:
+    """The same as a file of its own, on white: PNG or SVG, by the path's ending."""
+    from probes.activations.files import whole_file
+
+    with _axes(width, height) as (canvas, axes), whole_file(path) as file:
+        draw(axes)
+        told = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
+        canvas.savefig(file, format=path.suffix[1:], dpi=160, facecolor="white", metadata=told)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import resources
 
+from probes.manifest import GateResult
 from probes.reporting import plots, sections
 from probes.reporting.decision import Decision, Ship
 from probes.reporting.html import Child, Html, join, prose, tag
@@ -18,17 +19,21 @@ _COLOURS = {Ship.PAGE: "good", Ship.SHOW: "fair", Ship.NOT: "bad"}
 
 def render(record: Record, decision: Decision, limits: Sequence[str]) -> str:
     """Lay the page out: the decision first, then gates, figures, pictures, tables and limits. Texts are escaped."""
-    name = record.training.name
+    return document(f"{record.training.name}: report of a probe", _blocks(record, decision, limits))
+
+
+def document(title: str, blocks: Sequence[Child]) -> str:
+    """A page of these blocks, with our style inside and a policy under which a browser fetches nothing."""
     style = resources.files("probes.reporting").joinpath("report.css").read_text(encoding="utf-8")
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"{name}: report of a probe"),
+        tag("title", title),
         tag("style", Html(style)),
     )
-    body = tag("body", tag("main", *_blocks(record, decision, limits)))
+    body = tag("body", tag("main", *blocks))
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
 
 
@@ -37,13 +42,13 @@ def _blocks(record: Record, decision: Decision, limits: Sequence[str]) -> list[C
         _header(record),
         _verdict(record, decision),
         sections.figures(record),
-        _section("Gates", _gates(record)),
-        _section("How good it is", *_quality(record)),
-        _section("Whether the model uses it", *_causal(record)),
-        _section("When it fires", sections.thresholds(record), sections.operating_points(record)),
-        _section("How it was trained", plots.layers(record.training), sections.candidates(record)),
-        _section("Limits", tag("ul", *(tag("li", prose(text)) for text in limits))),
-        _section("Where it comes from", sections.origin(record)),
+        section("Gates", _gates(record)),
+        section("How good it is", *_quality(record)),
+        section("Whether the model uses it", *_causal(record)),
+        section("When it fires", sections.thresholds(record), sections.operating_points(record)),
+        section("How it was trained", plots.layers(record.training), sections.candidates(record)),
+        section("Limits", tag("ul", *(tag("li", prose(text)) for text in limits))),
+        section("Where it comes from", sections.origin(record)),
     ]
 
 
@@ -62,13 +67,17 @@ def _verdict(record: Record, decision: Decision) -> Html:
 
 
 def _gates(record: Record) -> Html:
-    failed_first = sorted(record.gates, key=lambda gate: gate.passed)
-    if not failed_first:
+    if not record.gates:
         return tag("p", "No gate was tried: neither evaluation nor validation was done.")
-    return tag("ul", *(_gate(gate) for gate in failed_first), class_="gates")
+    return gate_list(record.gates)
 
 
-def _gate(gate: Gate) -> Html:
+def gate_list(gates: Sequence[Gate | GateResult]) -> Html:
+    """Gates with what each found, the failed ones first."""
+    return tag("ul", *(_gate(gate) for gate in sorted(gates, key=lambda gate: gate.passed)), class_="gates")
+
+
+def _gate(gate: Gate | GateResult) -> Html:
     mark, words = ("passed", "passed") if gate.passed else ("failed", "FAILED")
     return tag(
         "li", tag("span", words, class_="mark"), tag("b", gate.name.replace("_", " ")), " ", gate.text, class_=mark
@@ -101,5 +110,5 @@ def _causal(record: Record) -> list[Child]:
     return [sections.behaviour(found), plots.interventions(found), sections.interventions(found)]
 
 
-def _section(title: str, *children: Child) -> Html:
+def section(title: str, *children: Child) -> Html:
     return tag("section", tag("h2", title), join(children))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -218,6 +219,93 @@ class Ring(Section):
         int, Field(ge=4 << 20, le=1 << 30, description="largest message; a tap cuts its steps to fit")
     ] = 24 << 20
     hot_bytes: Annotated[int, Field(ge=0, le=1 << 30, description="of each slot, mapped in advance")] = 4 << 20
+
+
+class Circuits(Section):
+    """How circuits are followed on live traffic."""
+
+    tick_s: Annotated[int, Field(ge=1, le=3600, description="sketches close, and detectors look, this often")] = 60
+    slices: Annotated[
+        tuple[str, ...], Field(max_length=7, description="routes that are told apart; all others are one slice")
+    ] = ()
+    sessions: Annotated[int, Field(gt=0, le=1 << 20, description="sessions remembered")] = 4096
+    session_ticks: Annotated[
+        int,
+        Field(
+            gt=0, le=10080, description="a session without rows for so long has ended; one that comes back bets again"
+        ),
+    ] = 60
+    requests_are_sessions: Annotated[
+        bool, Field(description="a request that names no session is one; requests of one user then count many times")
+    ] = False
+    run_length: Annotated[
+        int,
+        Field(
+            ge=10, le=1 << 40, description="ticks to a false alarm of one circuit, at least, while its baseline holds"
+        ),
+    ] = 43_200
+    cool_down: Annotated[int, Field(ge=1, le=10080, description="ticks after an alarm in which no other comes")] = 60
+    diagnose_s: Annotated[Seconds, Field(description="so long does an alarm wait for canaries to answer")] = 60.0
+    replica: Annotated[int, Field(ge=0, le=1023, description="which of the replicas this one is")] = 0
+    replicas: Annotated[int, Field(ge=1, le=1024, description="sidecars that share the traffic of one model")] = 1
+    key_file: Annotated[
+        Path | None, Field(description="secret by which a session bets on one replica; the same on all of them")
+    ] = None
+    archive: Annotated[
+        Path | None, Field(description="folder for sketches (Parquet) and the records of alarms; empty: none are kept")
+    ] = None
+
+    @field_validator("key_file", "archive", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("slices")
+    @classmethod
+    def _distinct_routes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len({*value, "other", "all"}) != len(value) + 2:
+            raise ValueError("want each route once, none of them called other or all")
+        if not all(re.fullmatch(r"[A-Za-z0-9._/-]{1,64}", one) for one in value):
+            raise ValueError("want routes of letters, digits and . _ / -")
+        return value
+
+
+class Marks(StrEnum):
+    """How a request says to the tap that it is a canary."""
+
+    HEADERS = "headers"  # transformers' launcher
+    VLLM_XARGS = "vllm_xargs"  # vLLM, in the body
+
+
+class Canary(Section):
+    """Fixed prompts that are sent through the live engine, to see whether the model is still the same."""
+
+    url: Annotated[
+        str, Field(pattern=r"^(https?://[^\s/]+)?$", description="of the engine's OpenAI server; empty: none are sent")
+    ] = ""
+    path: Annotated[
+        str, Field(pattern=r"^/[!-~]*$", description="where completions, or chat completions, are asked for")
+    ] = "/v1/chat/completions"
+    model: Annotated[str, Field(max_length=512, description="name of the model, as the engine knows it")] = ""
+    marks: Marks = Marks.HEADERS
+    token_file: Annotated[
+        Path | None, Field(description="what the tap's STETHOSCOPE_CANARY_TOKEN is; needed for headers")
+    ] = None
+    prompts: Annotated[Path | None, Field(description="a prompt a line, 8 to 128; empty: 32 of our own")] = None
+    reference: Annotated[
+        Path | None,
+        Field(description="what `sidecar canary record` made on the sound model; empty: nothing is compared"),
+    ] = None
+    every_s: Annotated[Seconds, Field(description="a round begins this often")] = 300.0
+    request_timeout_s: Annotated[Seconds, Field(description="patience with one answer")] = 30.0
+    limit: Annotated[
+        float, Field(gt=1, le=1e6, description="floors of noise above which something has moved, two rounds in a row")
+    ] = 5.0
+
+    @field_validator("token_file", "prompts", "reference", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
 
 
 class Data(Section):

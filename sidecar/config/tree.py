@@ -10,12 +10,15 @@ from pydantic import Field
 from sidecar.config.sections import (
     Artifacts,
     Budget,
+    Canary,
+    Circuits,
     Coverage,
     Data,
     Ladder,
     Limits,
     Listen,
     Log,
+    Marks,
     Metrics,
     Ring,
     Sampling,
@@ -42,6 +45,8 @@ class Config(Section):
     worker: Worker = Field(default_factory=Worker)
     ring: Ring = Field(default_factory=Ring)
     data: Data = Field(default_factory=Data)
+    circuits: Circuits = Field(default_factory=Circuits)
+    canary: Canary = Field(default_factory=Canary)
     log: Log = Field(default_factory=Log)
 
 
@@ -55,6 +60,26 @@ class Relation:
 
 
 RELATIONS = (
+    Relation(
+        ("canary.url", "circuits.archive"),
+        lambda c: not c.canary.url or c.circuits.archive is not None,
+        "canary.url needs circuits.archive: rounds are kept there, and a reference is made of them",
+    ),
+    Relation(
+        ("canary.url", "canary.token_file"),
+        lambda c: not c.canary.url or c.canary.marks is not Marks.HEADERS or c.canary.token_file is not None,
+        "canary.url needs canary.token_file where headers mark canaries: nobody else may call itself one",
+    ),
+    Relation(
+        ("circuits.replica", "circuits.replicas"),
+        lambda c: c.circuits.replica < c.circuits.replicas,
+        "circuits.replica must be below circuits.replicas: they are counted from 0",
+    ),
+    Relation(
+        ("circuits.replicas", "circuits.key_file"),
+        lambda c: c.circuits.replicas == 1 or c.circuits.key_file is not None,
+        "circuits.key_file is needed with several replicas: a session bets on one of them",
+    ),
     Relation(
         ("ladder.low", "ladder.high"),
         lambda c: c.ladder.low < c.ladder.high,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,12 @@ from sidecar.errors import DropReason, RejectReason
 from sidecar.export.http import HttpOutcome
 from sidecar.export.table import ANY_TAP_POINT, PREFIX, REFUSED
 from sidecar.ledger import LedgerCounts
+from sidecar.live.alarms import Cause
 from sidecar.snapshot import (
+    CanarySnapshot,
+    CircuitSliceSnapshot,
+    CircuitSnapshot,
+    CircuitState,
     CoverageSnapshot,
     Exemplar,
     Histogram,
@@ -142,6 +148,129 @@ def _boolean(value: bool) -> str:
     return "true" if value else "false"
 
 
+def _by_circuit(of: Callable[[CircuitSnapshot], float | Histogram]) -> Reader:
+    return lambda s: (Point((one.name,), of(one)) for one in s.circuits.circuits)
+
+
+def _by_slice(of: Callable[[CircuitSliceSnapshot], float | Histogram | None]) -> Reader:
+    """Slices of which it is not known are left out."""
+
+    def points(s: Snapshot) -> Iterator[Point]:
+        for one in s.circuits.circuits:
+            for part in one.slices:
+                value = of(part)
+                if value is not None:
+                    yield Point((one.name, part.slice), value)
+
+    return points
+
+
+def _circuit_info(s: Snapshot) -> Iterator[Point]:
+    for one in s.circuits.circuits:
+        hashes = (one.spec_hash[:DIGEST_DIGITS], one.model_hash[:DIGEST_DIGITS])
+        yield Point((one.name, one.version, one.evidence, one.severity, _boolean(one.may_page), *hashes), 1)
+
+
+def _circuit_state(s: Snapshot) -> Iterator[Point]:
+    return (
+        Point((one.name, state.value), int(one.state is state)) for one in s.circuits.circuits for state in CircuitState
+    )
+
+
+def _circuit_nodes(s: Snapshot) -> Iterator[Point]:
+    return (Point((one.name, node), count) for one in s.circuits.circuits for node, count in one.nodes)
+
+
+def _unusual(s: Snapshot) -> Iterator[Point]:
+    return (Point((one.name, what), count) for one in s.circuits.circuits for what, count in one.unusual.items())
+
+
+def _excluded(s: Snapshot) -> Iterator[Point]:
+    for one in s.circuits.circuits:
+        yield Point((one.name, "non_finite"), sum(part.non_finite for part in one.slices))
+        yield Point((one.name, "sink"), sum(part.sinks for part in one.slices))
+
+
+def _share(part: CircuitSliceSnapshot) -> float | None:
+    return None if part.log_evidence is None or not part.log_threshold else part.log_evidence / part.log_threshold
+
+
+def _alarms(s: Snapshot) -> Iterator[Point]:
+    return (Point((one.circuit, one.slice, one.severity, one.cause, one.leans), 1) for one in s.circuits.kept.alarms)
+
+
+def _alarm_counts(s: Snapshot) -> Iterator[Point]:
+    """Every cause of every slice that is watched: the first alarm must show as an increase."""
+    counts = s.circuits.kept.alarm_counts
+    for one in s.circuits.circuits:
+        for part in one.slices:
+            if part.log_evidence is not None:
+                for cause in Cause:
+                    yield Point((one.name, part.slice, cause.value), counts.get((one.name, part.slice, cause.value), 0))
+
+
+def _canaries(s: Snapshot) -> CanarySnapshot:
+    return s.circuits.kept.canaries
+
+
+def _first_moved(s: Snapshot) -> Iterator[Point]:
+    if first := _canaries(s).first_moved:
+        yield Point((first,), 1)
+
+
+def _canary_age(s: Snapshot) -> Iterable[Point]:
+    age_s = _canaries(s).age_s
+    return () if age_s is None else _one(age_s)
+
+
+def _distances(of: Callable[[CanarySnapshot], Mapping[str, float]]) -> Reader:
+    """What could not be compared has no number."""
+    return lambda s: (Point((name,), value) for name, value in of(_canaries(s)).items() if math.isfinite(value))
+
+
+_CIRCUITS: dict[str, Reader] = {
+    "circuit_canary_distance": _distances(lambda one: one.circuits),
+    "circuit_canary_moved": lambda s: (
+        Point((name,), int(name in _canaries(s).moved_circuits)) for name in _canaries(s).circuits
+    ),
+    "canary_distance": _distances(lambda one: one.layers),
+    "canary_moved": lambda s: (Point((name,), int(name in _canaries(s).moved_layers)) for name in _canaries(s).layers),
+    "canary_first_moved_info": _first_moved,
+    "canary_configured": lambda s: _one(int(_canaries(s).configured)),
+    "canary_recorded": lambda s: _one(int(_canaries(s).recorded)),
+    "canary_age_seconds": _canary_age,
+    "canary_rounds_total": lambda s: _members(_canaries(s).rounds, ("whole", "partial", "failed")),
+    "deploy_window": lambda s: _one(int(s.circuits.kept.deploying)),
+    "deploy_windows_unsound": lambda s: _one(int(s.circuits.kept.windows_unsound)),
+    "circuit_alarm": _alarms,
+    "circuit_alarms_total": _alarm_counts,
+    "circuits_false_alarms_promised": lambda s: _one(s.circuits.false_alarms_promised),
+    "circuits_archive_rows_total": lambda s: _members(s.circuits.kept.archive_rows, ("written", "lost")),
+    "circuits_alarm_records_total": lambda s: _members(s.circuits.kept.records, ("written", "lost")),
+    "circuits_looks_failed_total": lambda s: _one(s.circuits.kept.failed),
+    "circuit_info": _circuit_info,
+    "circuit_state": _circuit_state,
+    "circuit_tokens_total": _by_slice(lambda part: part.tokens),
+    "circuit_tokens_engaged_total": _by_slice(lambda part: part.engaged),
+    "circuit_score_ratio": _by_circuit(lambda one: one.scores),
+    "circuit_node_active_total": _circuit_nodes,
+    "circuit_tokens_unusual_total": _unusual,
+    "circuit_tokens_excluded_total": _excluded,
+    "circuit_activities_clipped_total": _by_circuit(lambda one: sum(part.clipped for part in one.slices)),
+    "circuits_tokens_left_out_total": lambda s: _one(s.circuits.tokens_left_out),
+    "circuit_session_engaged_ratio": _by_slice(lambda part: part.sessions),
+    "circuit_sessions_short_total": _by_slice(lambda part: part.sessions_short),
+    "circuits_session_rows_unused_total": lambda s: _members(s.circuits.session_rows, ("unnamed", "elsewhere")),
+    "circuits_sessions_given_up_total": lambda s: _members(s.circuits.sessions_given_up, ("evicted", "forgotten")),
+    "circuits_sessions_remembered": lambda s: _one(s.circuits.sessions_remembered),
+    "circuit_evidence_log": _by_slice(lambda part: part.log_evidence),
+    "circuit_evidence_threshold_ratio": _by_slice(_share),
+    "circuit_silent_seconds": _by_slice(lambda part: part.silent_s),
+    "circuits_ticks_total": lambda s: _members(s.circuits.ticks, ("closed", "late", "repeated", "missed", "lost")),
+    "circuits_tick_seconds": lambda s: _one(s.circuits.tick_s),
+    "circuits_memory_bytes": lambda s: _one(s.circuits.bytes),
+}
+
 _UNPREFIXED: dict[str, Reader] = {
     **_account("step_batches", lambda s: s.step_batches),
     **_account("rows", lambda s: s.rows),
@@ -176,6 +305,7 @@ _UNPREFIXED: dict[str, Reader] = {
     "tokens_unseen_total": lambda s: _members(s.unseen, UnseenReason),
     "positive_control_rows_total": _control_rows,
     "blind": _blind,
+    **_CIRCUITS,
     "engines_connected": lambda s: _one(s.engines),
     "engines_refused_total": lambda s: _one(s.engines_refused),
     "tap_batches_sent_total": lambda s: _one(s.taps.sent),

@@ -7,7 +7,8 @@ from enum import StrEnum
 
 from sidecar.errors import DropReason, RejectReason
 from sidecar.export.http import HttpOutcome
-from sidecar.snapshot import ReloadOutcome, Rung, ShardOutcome, ShardState, Stage, Transport
+from sidecar.live.alarms import Cause
+from sidecar.snapshot import CircuitState, ReloadOutcome, Rung, ShardOutcome, ShardState, Stage, Transport
 from sidecar.types import Action, Evidence, UnseenReason
 
 PREFIX = "stethoscope_"
@@ -18,6 +19,10 @@ REFUSED = "refused"  # beside the members of Evidence: an artifact that is not r
 # Two histograms of 14 buckets for each of 256 probes are 8,700 lines; a page of 20,000 histograms took 4.6 s.
 PROBES = 256
 TAP_POINTS = 64
+# What is counted of one circuit is 1.5 KiB of a page in each slice, and its histograms are 30 lines.
+CIRCUITS = 32
+SLICES = 8
+NODES = 18  # of a circuit: 16 that are read, T^2 and SPE
 KERNELS = 8  # sizes of a step for which a tap point may have a kernel of its own
 
 
@@ -66,6 +71,8 @@ class Metric:
 _PROBE = Label("probe", source="name in the artifact's manifest")
 _VERSION = Label("version", source="version in the artifact's manifest")
 _TAP_POINT = Label("tap_point", source="tap points of the plan")
+_CIRCUIT = Label("circuit", source="name in the circuit's manifest")
+_SLICE = Label("slice", source="routes of the configuration, `other` and `all`")
 _BOOLEAN = ("true", "false")
 _EVIDENCE = tuple(Evidence)
 
@@ -103,7 +110,167 @@ def _account(unit: str, what: str) -> tuple[Metric, ...]:
 
 
 _BY_PROBE: _By = ((_PROBE,), PROBES)
+_BY_CIRCUIT: _By = ((_CIRCUIT,), CIRCUITS)
+_BY_SLICE: _By = ((_CIRCUIT, _SLICE), CIRCUITS * SLICES)
 _BY_TAP_POINT: _By = ((_TAP_POINT,), TAP_POINTS)
+
+_CIRCUIT_METRICS = (
+    Metric(
+        f"{PREFIX}circuit_info",
+        Kind.INFO,
+        "Every circuit in force: on what evidence, and of which spec and model its sketches are.",
+        (
+            _CIRCUIT,
+            _VERSION,
+            Label("evidence", _EVIDENCE),
+            Label("severity", ("page", "ticket")),
+            Label("may_page", _BOOLEAN),
+            Label("spec", source="first 12 digits of the spec's SHA-256"),
+            Label("model", source="first 12 digits of the SHA-256 of the weights that are served"),
+        ),
+        CIRCUITS,
+    ),
+    Metric(
+        f"{PREFIX}circuit_state",
+        Kind.GAUGE,
+        "1 for what a circuit is worth on the model that is served.",
+        (_CIRCUIT, *_closed("state", CircuitState)[0]),
+        CIRCUITS * len(CircuitState),
+    ),
+    _counter(
+        "circuit_tokens", "Tokens that were sketched: counted, like all of circuits, when a tick closes.", _BY_SLICE
+    ),
+    _counter("circuit_tokens_engaged", "Of those, tokens at which the circuit was engaged.", _BY_SLICE),
+    _histogram(
+        "circuit_score_ratio",
+        "1 / (1 + exp(theta - S)) of every token's score S: above one half is engaged. Exact to a 64th of the score's range.",
+        _BY_CIRCUIT,
+        unit="ratio",
+    ),
+    Metric(
+        f"{PREFIX}circuit_node_active_total",
+        Kind.COUNTER,
+        "Tokens at which a node of the circuit was active.",
+        (_CIRCUIT, Label("node", source="nodes in the circuit's manifest, and T^2 and SPE of its basis")),
+        CIRCUITS * NODES,
+    ),
+    Metric(
+        f"{PREFIX}circuit_tokens_unusual_total",
+        Kind.COUNTER,
+        "Tokens beyond the 99.9 % point of the traffic that the circuit was made on: within its usual directions, or off them.",
+        (_CIRCUIT, *_closed("measure", ("t2", "spe"))[0]),
+        2 * CIRCUITS,
+    ),
+    Metric(
+        f"{PREFIX}circuit_tokens_excluded_total",
+        Kind.COUNTER,
+        "Tokens that were read and not sketched: not finite, or at the first positions of a sequence.",
+        (_CIRCUIT, *_closed("reason", ("non_finite", "sink"))[0]),
+        2 * CIRCUITS,
+    ),
+    _counter("circuit_activities_clipped", "Activities beyond what a sketch holds, counted at its edge.", _BY_CIRCUIT),
+    _counter("circuits_tokens_left_out", "Tokens that no circuit sketched because of the ladder."),
+    _histogram(
+        "circuit_session_engaged_ratio",
+        "Sessions that bet, by the share of their sampled tokens that was engaged: sum by (le) is that of a fleet.",
+        _BY_SLICE,
+        unit="ratio",
+    ),
+    _counter("circuit_sessions_short", "Sessions that ended without tokens enough to bet.", _BY_SLICE),
+    _counter(
+        "circuits_session_rows_unused",
+        "Rows that are no evidence: of no session, or of one that bets on another replica.",
+        _closed("reason", ("unnamed", "elsewhere")),
+    ),
+    _counter(
+        "circuits_sessions_given_up",
+        "Sessions given up for want of room: before they had bet, or after.",
+        _closed("reason", ("evicted", "forgotten")),
+    ),
+    _gauge("circuits_sessions_remembered", "Sessions of which it is known whether they have bet."),
+    _gauge(
+        "circuit_evidence_log",
+        "log E of the detector: evidence that a circuit's share of engaged tokens moved.",
+        _BY_SLICE,
+    ),
+    _gauge(
+        "circuit_evidence_threshold_ratio",
+        "log E as a share of its threshold's; at 1 there is an alarm.",
+        _BY_SLICE,
+        unit="ratio",
+    ),
+    _gauge(
+        "circuit_silent_seconds", "Time without a session that bet: no data is no evidence.", _BY_SLICE, unit="seconds"
+    ),
+    _counter(
+        "circuits_ticks",
+        "Ticks, by what became of them.",
+        _closed("outcome", ("closed", "late", "repeated", "missed", "lost")),
+    ),
+    Metric(
+        f"{PREFIX}circuit_alarm",
+        Kind.GAUGE,
+        "1 for an alarm that has been diagnosed and has not cooled.",
+        (
+            _CIRCUIT,
+            _SLICE,
+            Label("severity", ("page", "ticket")),
+            Label("cause", tuple(Cause)),
+            Label("leans", ("more", "less")),
+        ),
+        CIRCUITS * SLICES,
+    ),
+    Metric(
+        f"{PREFIX}circuit_alarms_total",
+        Kind.COUNTER,
+        "Alarms, by what they turned out to be about.",
+        (_CIRCUIT, _SLICE, Label("cause", tuple(Cause))),
+        CIRCUITS * SLICES * len(Cause),
+    ),
+    _gauge(
+        "circuits_false_alarms_promised",
+        "False alarms in 30 days, at most, by the guarantee of all detectors together.",
+    ),
+    _counter("circuits_archive_rows", "Rows of sketches for the archive.", _closed("outcome", ("written", "lost"))),
+    _counter("circuits_alarm_records", "Records of alarms.", _closed("outcome", ("written", "lost"))),
+    _counter("circuits_looks_failed", "Looks at the worker's ticks that came to nothing; the next one has them."),
+    _gauge(
+        "circuit_canary_distance",
+        "How far a circuit's activities on canaries have moved, in floors of noise.",
+        _BY_CIRCUIT,
+    ),
+    _gauge("circuit_canary_moved", "1 if two rounds in a row say that the circuit has moved.", _BY_CIRCUIT),
+    _gauge(
+        "canary_distance",
+        "How far hidden states of canaries have moved, in floors of noise.",
+        ((_TAP_POINT,), TAP_POINTS),
+    ),
+    _gauge(
+        "canary_moved", "1 if two rounds in a row say that the hidden states have moved.", ((_TAP_POINT,), TAP_POINTS)
+    ),
+    Metric(
+        f"{PREFIX}canary_first_moved_info",
+        Kind.INFO,
+        "The first tap point, in the order in which the model computes, whose hidden states have moved.",
+        (_TAP_POINT,),
+    ),
+    _gauge("canary_configured", "1 if canaries are to be sent."),
+    _gauge("canary_recorded", "1 if there is a reference to compare canaries with."),
+    _gauge("canary_age_seconds", "Time since the newest round of canaries that was whole.", unit="seconds"),
+    _counter(
+        "canary_rounds", "Rounds of canaries, by how they ended.", _closed("outcome", ("whole", "partial", "failed"))
+    ),
+    _gauge("deploy_window", "1 while a deploy window is open: the model is meant to change."),
+    _gauge(
+        "deploy_windows_unsound", "1 if the file of deploy windows was changed or cannot be read: then none is open."
+    ),
+    _gauge("circuits_tick_seconds", "Length of a tick.", unit="seconds"),
+    _gauge(
+        "circuits_memory_bytes",
+        "What sketches, sessions and detectors hold, from the first row to the last.",
+        unit="bytes",
+    ),
+)
 
 METRICS: tuple[Metric, ...] = (
     *_account("step_batches", "Step batches (one message per engine step)"),
@@ -204,6 +371,7 @@ METRICS: tuple[Metric, ...] = (
         (Label("tap_point", source=f'tap points of the plan, and "{ANY_TAP_POINT}"'),),
         1 + TAP_POINTS,
     ),
+    *_CIRCUIT_METRICS,
     _gauge("engines_connected", "Engines now connected."),
     _counter("engines_refused", "Registrations refused, for example of another model."),
     _counter("tap_batches_sent", "Batches that connected taps gave to the wire; restarts when an engine does."),

@@ -23,12 +23,15 @@ class Block:
     readings: FloatArray  # [R, K], perhaps in the kernels' memory
     finite: BoolArray | None  # [R], rows without a NaN, an infinity or an overflow; others are not to be used
     there: BoolArray | None = None  # [K], columns that were read
+    norms: FloatArray | None = None  # [R], squared norms of the rows, if whoever multiplied has told them
 
     def of(self, rows: BoolArray | None) -> Block:
         """Those of some of the rows only."""
         if rows is None:
             return self
-        return Block(self.readings[rows], None if self.finite is None else self.finite[rows], self.there)
+        finite = None if self.finite is None else self.finite[rows]
+        norms = None if self.norms is None else self.norms[rows]
+        return Block(self.readings[rows], finite, self.there, norms)
 
     def usable(self, signals: int, owners: IndexArray | None) -> BoolArray | None:
         """[R, signals], which readings of the first columns' signals may be used. owners: of these columns, None if one each."""
@@ -68,14 +71,14 @@ def projected(plan: Plan, tap_plan: TapPlan, tensor: TapTensor, generation: int,
     rows = to_float32(tensor.values, tensor.dtype)
     if generation == plan.generation:
         _check_width(rows, len(tap_plan.columns), path)
-        return _block(rows[:, :-1] + tap_plan.offsets)  # the offsets are ours: the tap multiplied, no more
+        return _block(rows[:, :-1] + tap_plan.offsets, rows[:, -1])  # the offsets are ours: the tap multiplied, no more
     columns = columns_of(plan, generation, tap_plan)
     if columns is None:
         return None
     _check_width(rows, columns.width, path)
     if not columns.there.any():
         return None
-    return _block(rows.take(columns.place, axis=1) + tap_plan.offsets, columns.there)
+    return _block(rows.take(columns.place, axis=1) + tap_plan.offsets, rows[:, -1], columns.there)
 
 
 def check_finite(values: npt.NDArray[Any], dtype: ElementType, path: str) -> None:
@@ -90,9 +93,9 @@ def _check_width(rows: FloatArray, columns: int, path: str) -> None:
         raise Rejected(RejectReason.BAD_SHAPE, f"{path}.columns")
 
 
-def _block(readings: FloatArray, there: BoolArray | None = None) -> Block:
+def _block(readings: FloatArray, norms: FloatArray, there: BoolArray | None = None) -> Block:
     finite = None if math.isfinite(_square(readings)) else _all_finite(readings)
-    return Block(readings, finite, there)
+    return Block(readings, finite, there, norms)
 
 
 def _all_finite(values: FloatArray) -> BoolArray:

@@ -66,7 +66,8 @@ class Coverage:
         """Follow the plan's tap points: new ones start at zero, others go on."""
         self._taps = {where: self._taps.get(where) or _Tap(has_control=True) for where in plan.taps}
         for where, tap in self._taps.items():
-            tap.has_control = plan.taps[where].control is not None
+            circuits_only = not plan.reads_signals(where)  # their control are the canaries: see circuits
+            tap.has_control = circuits_only or plan.taps[where].control is not None
 
     # engines
 

@@ -9,7 +9,7 @@ from sidecar.reading.plan import Plan
 from sidecar.types import BoolArray, Phase, Segments
 
 # What an encoder reads is the prompt, as much as what a decoder is given to go on from.
-_PHASES = {TokenSpan.PROMPT: (Phase.PREFILL, Phase.ENCODER), TokenSpan.GENERATED: (Phase.DECODE,)}
+PHASES = {TokenSpan.PROMPT: (Phase.PREFILL, Phase.ENCODER), TokenSpan.GENERATED: (Phase.DECODE,)}
 
 
 def open_gates(plan: Plan, segments: Segments) -> BoolArray | None:
@@ -19,6 +19,6 @@ def open_gates(plan: Plan, segments: Segments) -> BoolArray | None:
     phases = segments.phases if one_row_each else np.repeat(segments.phases, segments.rows)
     for i, (span, skip) in enumerate(plan.gates):
         np.greater_equal(segments.positions, skip, out=made[:, i])
-        if span in _PHASES:
-            made[:, i] &= np.logical_or.reduce([phases == phase for phase in _PHASES[span]])
+        if span in PHASES:
+            made[:, i] &= np.logical_or.reduce([phases == phase for phase in PHASES[span]])
     return None if made.all() else made.take(plan.gate_of, axis=1)

@@ -70,7 +70,7 @@ class Kernels:
         """Make ready for a plan: measure what is not known yet, prepare its directions. A reload of known shapes costs no time."""
         self._load_products()
         dtype = wire_type(plan.model)
-        shapes = {where: Shape(plan.model.width, len(tap.columns), dtype) for where, tap in plan.taps.items()}
+        shapes = {where: Shape(tap.width, len(tap.columns), dtype) for where, tap in plan.taps.items()}
         self._calibrate(self._unknown(shapes.values()))
         self._bound = {where: self._bind(plan.taps[where], shape) for where, shape in shapes.items()}
 
@@ -80,7 +80,8 @@ class Kernels:
         dtype = wire_type(plan.model)
         self._choices = {}
         for one in choices:
-            shape = Shape(plan.model.width, len(plan.taps[one.tap_point].columns), dtype)
+            tap = plan.taps[one.tap_point]
+            shape = Shape(tap.width, len(tap.columns), dtype)
             self._choices.setdefault(shape, {})[one.rows] = Choice(one.kernel, one.seconds)
         self.bind(plan)
 

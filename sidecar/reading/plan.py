@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
 
 from probes.artifact import Artifact, fit
+from probes.circuits.artifact import Circuit
+from probes.circuits.artifact import fit as fit_circuit
+from probes.circuits.baseline import Baseline
 from probes.manifest import AggregationKind, Kind, TokenSpan
-from sidecar.errors import ArtifactError
+from probes.registry import Loaded
+from sidecar.circuits.watch import Watched
+from sidecar.errors import ArtifactError, ArtifactReason
+from sidecar.reading.circuits import CircuitColumns, PlannedCircuit, Stacked, Standing, behind, stack
 from sidecar.snapshot import ArtifactSnapshot
-from sidecar.types import Evidence, FloatArray, IndexArray, ModelIdentity, TapPoint
+from sidecar.types import Evidence, FloatArray, IndexArray, ModelIdentity, Site, TapPoint
 
 REMEMBERED = 4  # plans before the one in force whose readings can still be understood
 
@@ -78,7 +84,7 @@ class Share:
 class TapPlan:
     """Everything that is read at one tap point: readings = rows @ directions + offsets.
 
-    Signals come first, in their order; those of attention and of several heads have more columns than one.
+    Signals come first, in their order; those of attention and of several heads have more columns than one. Circuits come last.
     """
 
     tap_point: TapPoint
@@ -91,6 +97,12 @@ class TapPlan:
     origins: Layout = ()
     shares: tuple[Share, ...] = ()  # in signals of other tap points
     owners: IndexArray | None = None  # which of its signals each of these columns belongs to; None: one each
+    circuits: CircuitColumns | None = None
+
+    @property
+    def width(self) -> int:
+        """D, of its rows: at the heads it may be another than the residual stream's."""
+        return len(self.directions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +119,31 @@ class Plan:
     firsts: IndexArray | None = None  # [S], each signal's first column among those of all; None: they are the signals
     verdict_taps: frozenset[TapPoint] = frozenset()  # where a signal may block or escalate: never left out
     earlier: Mapping[int, Mapping[TapPoint, Layout]] = field(default_factory=dict)  # by generation, of the same model
+    circuits: tuple[PlannedCircuit, ...] = ()
+    circuit_places: int = 0  # columns of a step's readings of circuits
+    watched: tuple[Watched, ...] = ()  # what the baselines of this model say of circuits in their slices
+    baselines: Mapping[str, str] = field(default_factory=dict)  # digest of the one that speaks of it, by circuit
 
     @property
     def width(self) -> int:
         """How many columns the signals have together."""
         return sum(signal.columns for signal in self.signals)
 
+    def reads_signals(self, where: TapPoint) -> bool:
+        """Whether a probe reads there, or a control; a tap point of circuits alone has neither."""
+        circuits = self.taps[where].circuits
+        return circuits is None or bool(circuits.here.start)
+
+    def row_width(self, where: TapPoint) -> int | None:
+        """How wide hidden states there must be; None where nothing is read and the site has a width of its own."""
+        if where in self.taps:
+            return self.taps[where].width
+        return self.model.width if where.site is Site.RESID_POST else None
+
 
 def build_plan(
     generation: int,
-    artifacts: Iterable[Artifact],
+    artifacts: Iterable[Loaded],
     model: ModelIdentity,
     *,
     verdict_signals: frozenset[str] = frozenset(),
@@ -126,9 +153,10 @@ def build_plan(
 
     verdict_signals: names of the signals that may block or escalate. before: the plan in force so far.
     """
+    loaded = list(artifacts)
     states: list[ArtifactSnapshot] = []
     members: defaultdict[TapPoint, list[_Member]] = defaultdict(list)
-    for artifact in artifacts:
+    for artifact in (one for one in loaded if isinstance(one, Artifact)):
         manifest = artifact.manifest
         try:
             found = fit(manifest, model)
@@ -138,23 +166,83 @@ def build_plan(
         for part, where in enumerate(manifest.everywhere):
             members[where].append(_Member(artifact, found.evidence, found.reason, part))
         states.append(ArtifactSnapshot(manifest.name, manifest.version, found.evidence.value, found.reason))
+    circuits, refused_or_not = _fitting(
+        [one for one in loaded if isinstance(one, Circuit)], model, dict.fromkeys(members, model.width)
+    )
+    told = (one for one in loaded if isinstance(one, Baseline))
+    baselines = [one for one in told if one.manifest.model_hash == model.weights_digest]
+    stacked, planned, circuit_places = stack(circuits, model.weights_digest)
     ordered = {where: sorted(members[where], key=lambda member: not member.signals) for where in sorted(members)}
     signals = tuple(signal for standing in ordered.values() for signal in _signals(standing))
     places = _places(signals)
     wanted = [(signal.span, signal.skip_positions) for signal in signals]
     gates = tuple(dict.fromkeys(wanted))
     deciding = {one for one in signals if one.name in verdict_signals}
+    taps = {where: _tap_plan(where, standing, signals, places) for where, standing in ordered.items()}
     return Plan(
         generation,
         model,
-        {where: _tap_plan(where, standing, signals, places) for where, standing in ordered.items()},
+        {where: _with_circuits(where, taps.get(where), stacked.get(where)) for where in sorted({*taps, *stacked})},
         signals,
         gates,
         np.array([gates.index(gate) for gate in wanted], dtype=np.intp),
-        tuple(states),
+        (*states, *refused_or_not),
         _firsts(signals),
         frozenset(where for one in deciding for where in (one.tap_point, *one.also)),
         _earlier(model, before),
+        planned,
+        circuit_places,
+        tuple(one for baseline in baselines for one in baseline.watched),
+        {one.name: baseline.digest for baseline in baselines for one in baseline.manifest.circuits},
+    )
+
+
+def _fitting(
+    circuits: Iterable[Circuit], model: ModelIdentity, widths: dict[TapPoint, int]
+) -> tuple[list[Standing], list[ArtifactSnapshot]]:
+    """The circuits that fit the model, and what is to be said of each. widths: of the rows where something is read already."""
+    found: list[Standing] = []
+    states: list[ArtifactSnapshot] = []
+    for artifact in circuits:
+        about = artifact.manifest
+        try:
+            fitted = fit_circuit(about, model)
+            _agree(artifact, widths)
+        except ArtifactError as refused:
+            states.append(ArtifactSnapshot(about.name, about.version, "refused", str(refused)))
+            continue
+        widths |= {place.where: place.width for place in about.places}
+        found.append(Standing(artifact, fitted))
+        states.append(ArtifactSnapshot(about.name, about.version, fitted.evidence.value, fitted.reason))
+    return found, states
+
+
+def _agree(circuit: Circuit, widths: Mapping[TapPoint, int]) -> None:
+    """Raises ArtifactError if others read rows of another width at one of its tap points."""
+    for place in circuit.manifest.places:
+        if widths.get(place.where, place.width) != place.width:
+            raise ArtifactError(
+                ArtifactReason.OTHER_MODEL,
+                f"{place.tap_point}: its rows are {place.width} wide, others read rows of {widths[place.where]} there",
+            )
+
+
+def _with_circuits(where: TapPoint, tap: TapPlan | None, stacked: Stacked | None) -> TapPlan:
+    """A tap point's plan with the circuits' columns behind all others."""
+    nothing = slice(0, 0)
+    if stacked is None:
+        assert tap is not None
+        return tap
+    if tap is None:
+        empty = np.zeros((len(stacked.directions), 0), np.float32)
+        tap = TapPlan(where, (), empty, np.zeros(0, np.float32), nothing, nothing, None)
+    return replace(
+        tap,
+        columns=(*tap.columns, *stacked.names),
+        directions=np.ascontiguousarray(np.concatenate([tap.directions, stacked.directions], axis=1)),
+        offsets=np.concatenate([tap.offsets, np.zeros(len(stacked.names), np.float32)]),
+        origins=(*tap.origins, *stacked.origins),
+        circuits=behind(stacked.columns, len(tap.columns)),
     )
 
 

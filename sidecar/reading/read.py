@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from sidecar.errors import Rejected, RejectReason
 from sidecar.reading.block import Block, check_finite, projected, sound
+from sidecar.reading.circuit_readings import CircuitReadings
 from sidecar.reading.gates import open_gates
 from sidecar.reading.kernels import Kernels
 from sidecar.reading.others import NOBODY, Answer, Others
@@ -52,6 +53,7 @@ class Readings:
     taps: tuple[TapRead, ...]
     rows_without_plan: int
     late: BoolArray  # [S], signals whose readings of this step were not there in time
+    circuits: CircuitReadings | None = None
 
     @property
     def rows_scored(self) -> int:
@@ -121,6 +123,7 @@ class _Step:
         self._sums: dict[int, _Sum] = {}  # by signal, what other tap points than its own add to it
         self._taps: dict[int, TapRead] = {}  # by tensor
         self._without_plan = 0
+        self._circuits = CircuitReadings.of(plan.circuit_places, batch.segments) if plan.circuits else None
 
     def readings(self) -> Readings:
         self._add_up()
@@ -134,13 +137,14 @@ class _Step:
             tuple(self._taps[i] for i in sorted(self._taps)),
             self._without_plan,
             self._late,
+            self._circuits,
         )
 
     def ask(self) -> None:
         """Hand out what others multiply, so that they do while this process multiplies the rest."""
         for i, tensor in enumerate(self._batch.tensors):
             tap_plan = self._plan.taps.get(tensor.tap_point)
-            if tensor.projected or tap_plan is None or tensor.values.shape[1] != self._plan.model.width:
+            if tensor.projected or tap_plan is None or tensor.values.shape[1] != tap_plan.width:
                 continue
             if self._left_out(tap_plan):
                 continue
@@ -163,7 +167,8 @@ class _Step:
         tensor, path = self._batch.tensors[index], f"step_batch.tensors[{index}]"
         if not self._plan.model.has(tensor.tap_point):
             raise Rejected(RejectReason.UNKNOWN_TAP_POINT, f"{path}.tap_point.layer")
-        if not tensor.projected and tensor.values.shape[1] != self._plan.model.width:
+        width = self._plan.row_width(tensor.tap_point)
+        if not tensor.projected and width not in (None, tensor.values.shape[1]):
             raise Rejected(RejectReason.BAD_SHAPE, f"{path}.columns")
         rows, tap_plan = len(tensor.values), self._plan.taps.get(tensor.tap_point)
         if tap_plan is None:  # a NaN is the sender's fault, read or not
@@ -188,6 +193,8 @@ class _Step:
             return
         block = sound(readings, values, tensor.dtype, f"{path}.raw")
         self._put(block, tap_plan, kept)
+        if self._circuits is not None and tap_plan.circuits is not None and kept is None:
+            self._circuits.put_raw(tap_plan, block, values, tensor.dtype)
         self._taps[index] = self._told(block, tap_plan, kept)
 
     def _read_projected(self, index: int, tap_plan: TapPlan, path: str) -> None:
@@ -198,9 +205,11 @@ class _Step:
             return
         block = whole.of(kept)
         self._put(block, tap_plan, kept)
+        if self._circuits is not None and tap_plan.circuits is not None and kept is None:
+            self._circuits.put(tap_plan, block)
         checked, wrong = 0, 0
         if tensor.sample is not None and self._batch.plan_generation == self._plan.generation:
-            checked, wrong = check_sample(self._kernels, self._plan, tap_plan, tensor, tensor.sample, path)
+            checked, wrong = check_sample(self._kernels, tap_plan, tensor, tensor.sample, path)
         self._taps[index] = self._told(block, tap_plan, kept, checked, wrong)
 
     def _put(self, block: Block, tap_plan: TapPlan, kept: BoolArray | None) -> None:

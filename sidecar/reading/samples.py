@@ -7,7 +7,7 @@ import numpy as np
 from sidecar.errors import Rejected, RejectReason
 from sidecar.reading.block import check_finite
 from sidecar.reading.kernels import Kernels
-from sidecar.reading.plan import Plan, TapPlan
+from sidecar.reading.plan import TapPlan
 from sidecar.reading.products import to_float32
 from sidecar.types import RowSample, TapTensor
 
@@ -19,13 +19,13 @@ _TINY = 2.0**-24  # the smallest float16
 
 
 def check_sample(
-    kernels: Kernels, plan: Plan, tap_plan: TapPlan, tensor: TapTensor, sample: RowSample, path: str
+    kernels: Kernels, tap_plan: TapPlan, tensor: TapTensor, sample: RowSample, path: str
 ) -> tuple[int, int]:
     """(rows checked, rows whose readings or norm are not the tap's). The tensor is a projection by this very plan.
 
     Raises Rejected for a wrong width, a NaN or an infinity in the sample. Overwrites the kernels' last readings.
     """
-    if sample.values.shape[1] != plan.model.width:
+    if sample.values.shape[1] != tap_plan.width:
         raise Rejected(RejectReason.BAD_SHAPE, f"{path}.sample.columns")
     check_finite(sample.values, sample.dtype, f"{path}.sample")
     claimed = to_float32(tensor.values[sample.rows], tensor.dtype)

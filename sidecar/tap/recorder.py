@@ -83,8 +83,10 @@ class Recorder:
         """A request seen for the first time. Whether it is captured is decided here, for its whole life.
 
         chosen: the caller's own wish, which holds against the policy's draw; but not where the policy takes no request at all.
+        A canary is captured like one whose caller wishes it.
         """
         sampler = self._current_sampler()
+        chosen = True if chosen is None and info.canary else chosen
         if chosen is None or not sampler.policy.request_fraction:
             chosen = sampler.chooses(info.request_id, info.traceparent)
         return Request(info, wire_id(info.request_id), chosen, prompt_tokens)

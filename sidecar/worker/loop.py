@@ -14,6 +14,7 @@ from typing import Any
 from sidecar import published
 from sidecar.errors import EngineIdInUseError, OtherModelError, TooManyEnginesError
 from sidecar.ingest.refusal import Refusal
+from sidecar.live import tickwire
 from sidecar.log import Level
 from sidecar.ring import Consumer, Descriptors, Ring, RingBrokenError, Taken
 from sidecar.snapshot import Transport
@@ -63,6 +64,7 @@ class Worker:
             "open": self._open,
             "close": self._close,
             "publish": self._publish,
+            "ticks": self._ticks,
             "end": self._end_all,
         }
 
@@ -246,6 +248,18 @@ class Worker:
         facts["ended_lost"] = self._teller.lost
         self._board.write(facts, published.arrays(self._pipeline))
         return {}
+
+    def _ticks(self, order: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        """Ticks of circuits that closed after a number, and rows of canaries, into the memory that came with the order."""
+        (memory,) = descriptors
+        try:
+            self._settle()
+            if order["last"] and self._pipeline.monitor is not None:
+                self._pipeline.monitor.close()
+            canaries = self._pipeline.canaries.take()
+            return {"bytes": tickwire.write(memory, self._pipeline.ticks.since(order["after"]), canaries)}
+        finally:
+            os.close(memory)
 
     def _end_all(self, order: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         for channel in list(self._names.values()):

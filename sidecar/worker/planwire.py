@@ -12,12 +12,18 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
+from probes.circuits.manifest import Severity
 from probes.manifest import AggregationKind, TokenSpan
+from sidecar.circuits.circuit import Circuit, Node
+from sidecar.circuits.reference import Reference
+from sidecar.circuits.watch import Watched
+from sidecar.reading.circuits import CircuitColumns, PlannedCircuit
 from sidecar.reading.plan import Control, Layout, Plan, Share, Signal, TapPlan
 from sidecar.snapshot import ArtifactSnapshot
 from sidecar.types import Evidence, IndexArray, ModelIdentity, TapLedgerCounts, TapPoint, TrafficReport, UnseenReason
 
 _ARRAYS = ("directions", "offsets")
+_LEVELS = ("mean", "half_width")
 
 
 def to_memory(plan: Plan) -> int:
@@ -39,6 +45,7 @@ def to_memory(plan: Plan) -> int:
                     for one in tap.shares
                 ],
                 "owners": None if tap.owners is None else tap.owners.tolist(),
+                "circuits": tap.circuits and _columns(tap.circuits),
             }
         )
     facts = {
@@ -57,7 +64,13 @@ def to_memory(plan: Plan) -> int:
             generation: {where.name: layout for where, layout in layouts.items()}
             for generation, layouts in plan.earlier.items()
         },
+        "circuits": [{**asdict(one), "taps": [where.name for where in one.taps]} for one in plan.circuits],
+        "circuit_places": plan.circuit_places,
+        "watched": [{**asdict(one), "reference": one.reference.tolerance} for one in plan.watched],
+        "baselines": dict(plan.baselines),
     }
+    for i, one in enumerate(plan.watched):
+        arrays |= {f"watched.{i}.{name}": getattr(one.reference, name) for name in _LEVELS}
     memory = os.memfd_create("stethoscope-plan", os.MFD_CLOEXEC)
     with os.fdopen(os.dup(memory), "wb") as file:
         file.write(save(arrays, metadata={"plan": json.dumps(facts)}))
@@ -85,6 +98,10 @@ def from_memory(memory: int) -> Plan:
             int(generation): {TapPoint.parse(name): _layout(layout) for name, layout in layouts.items()}
             for generation, layouts in facts["earlier"].items()
         },
+        circuits=tuple(_circuit(one) for one in facts["circuits"]),
+        circuit_places=facts["circuit_places"],
+        watched=tuple(_watched(one, i, arrays) for i, one in enumerate(facts["watched"])),
+        baselines=facts["baselines"],
     )
 
 
@@ -100,7 +117,48 @@ def _tap(facts: Mapping[str, Any], index: int, arrays: Mapping[str, Any]) -> Tap
         places=slice(*facts["places"]),
         shares=tuple(Share(signal, slice(*columns), slice(*places)) for signal, columns, places in facts["shares"]),
         owners=_indices(facts["owners"]),
+        circuits=facts["circuits"] and _circuit_columns(facts["circuits"]),
     )
+
+
+def _columns(told: CircuitColumns) -> dict[str, Any]:
+    return {
+        "here": [told.here.start, told.here.stop],
+        "places": [told.places.start, told.places.stop],
+        "lengths": [([one.start, one.stop], place) for one, place in told.lengths],
+        "norm": told.norm,
+    }
+
+
+def _circuit_columns(facts: Mapping[str, Any]) -> CircuitColumns:
+    lengths = tuple((slice(*columns), place) for columns, place in facts["lengths"])
+    return CircuitColumns(slice(*facts["here"]), slice(*facts["places"]), lengths, facts["norm"])
+
+
+def _circuit(facts: Mapping[str, Any]) -> PlannedCircuit:
+    told = facts["circuit"]
+    nodes = tuple(_node(one) for one in told["nodes"])
+    return PlannedCircuit(
+        **{
+            **facts,
+            "circuit": Circuit(**{**told, "nodes": nodes, "weights": tuple(told["weights"])}),
+            "severity": Severity(facts["severity"]),
+            "span": TokenSpan(facts["span"]),
+            "evidence": Evidence(facts["evidence"]),
+            "taps": tuple(TapPoint.parse(name) for name in facts["taps"]),
+            "unusual": tuple(facts["unusual"]),
+        }
+    )
+
+
+def _watched(facts: Mapping[str, Any], index: int, arrays: Mapping[str, Any]) -> Watched:
+    mean, half_width = (arrays[f"watched.{index}.{name}"] for name in _LEVELS)
+    return Watched(**{**facts, "reference": Reference(mean, half_width, facts["reference"])})
+
+
+def _node(facts: Mapping[str, Any]) -> Node:
+    fields: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in facts.items()}
+    return Node(**fields)
 
 
 def _indices(values: Sequence[int] | None) -> IndexArray | None:

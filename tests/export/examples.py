@@ -14,10 +14,17 @@ from sidecar.judge.tally import SCORE_EDGES, SECONDS_EDGES, SHARE_EDGES, TallyBa
 from sidecar.ledger import Account, LedgerCounts
 from sidecar.snapshot import (
     ArtifactSnapshot,
+    CanarySnapshot,
+    CircuitAlarmSnapshot,
+    CircuitSliceSnapshot,
+    CircuitSnapshot,
+    CircuitsSnapshot,
+    CircuitState,
     CoverageSnapshot,
     EndedRequest,
     Exemplar,
     Histogram,
+    KeeperSnapshot,
     KernelChoice,
     ProcessSnapshot,
     ReloadOutcome,
@@ -108,6 +115,50 @@ def run(**changes: Any) -> RunSnapshot:
     return replace(made, **changes)
 
 
+def circuits() -> CircuitsSnapshot:
+    """One validated circuit in two slices, one of which has an alarm; canaries that say where the model changed."""
+    shares = Histogram((0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875), np.array([5, 0, 1, 0, 0, 0, 0, 0, 2]), 2.25)
+    slices = (
+        CircuitSliceSnapshot("chat", 900, 45, 3, 2, 12, 4, shares, 2.5, 11.4, 60.0),
+        CircuitSliceSnapshot("other", 100, 1, 0, 0, 4, 1, shares),
+    )
+    one = CircuitSnapshot(
+        "induction",
+        "1.0.0",
+        "ab" * 32,
+        "cd" * 32,
+        "ef" * 32,
+        Evidence.USED,
+        "page",
+        CircuitState.VALIDATED,
+        "",
+        True,
+        (("blocks.5.attn_heads.3", 40), ("blocks.5.resid_post.spe", 1)),
+        histogram(SCORE_EDGES, [0.1, 0.6]),
+        slices,
+        {"t2": 2, "spe": 1},
+    )
+    canaries = CanarySnapshot(
+        True,
+        True,
+        {"whole": 9, "failed": 1},
+        12.5,
+        {"induction": 7.5},
+        {"blocks.5.attn_heads": 6.0},
+        ("induction",),
+        ("blocks.5.attn_heads",),
+        "blocks.5.attn_heads",
+    )
+    kept = KeeperSnapshot(
+        (CircuitAlarmSnapshot("induction", "chat", "page", "traffic", "less", "1-induction-00000000.json"),),
+        {("induction", "chat", "traffic"): 1},
+        {"written": 20},
+        {"written": 1},
+        canaries=canaries,
+    )
+    return CircuitsSnapshot((one,), 60.0, {"closed": 30}, {"evicted": 1}, {"unnamed": 7}, 12, 64, 4096, 0.5, kept)
+
+
 def snapshot(**changes: Any) -> Snapshot:
     made = Snapshot(
         uptime_s=12.5,
@@ -140,6 +191,7 @@ def snapshot(**changes: Any) -> Snapshot:
         ),
         http_requests={HttpOutcome.ANSWERED: 4},
         run=run(),
+        circuits=circuits(),
     )
     return replace(made, **changes)
 

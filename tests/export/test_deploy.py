@@ -18,10 +18,22 @@ from sidecar.snapshot import Rung
 from tests.export.conftest import NO_APT, REPO, Promtool
 
 PROMETHEUS = REPO / "deploy" / "prometheus"
+RULES_TEST, CIRCUITS_TEST = TESTS = ("rules_test.yml", "circuit_rules_test.yml")
 SCRIPT = REPO / "deploy" / "get_promtool.sh"
 ALERTS = {
     f"Stethoscope{what}"
     for what in ("Blind", "LedgerMismatch", "Degraded", "Off", "OverBudget", "ProjectionWrong", "CountsStale")
+} | {
+    f"StethoscopeCircuit{what}"
+    for what in (
+        "ModelChanged",
+        "Activity",
+        "UnseenTraffic",
+        "SpecStale",
+        "NoData",
+        "CanaryMissing",
+        "FalseAlarmBudget",
+    )
 }
 
 
@@ -40,8 +52,9 @@ def test_promtool_accepts_the_configuration_and_the_rules(promtool: Promtool) ->
     assert checked.returncode == 0, checked.stderr
 
 
-def test_the_rules_fire_as_their_tests_say(promtool: Promtool) -> None:
-    tested = promtool("test", "rules", "deploy/prometheus/rules_test.yml")
+@pytest.mark.parametrize("tests", TESTS)
+def test_the_rules_fire_as_their_tests_say(promtool: Promtool, tests: str) -> None:
+    tested = promtool("test", "rules", f"deploy/prometheus/{tests}")
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
@@ -65,11 +78,45 @@ def test_the_rules_fire_as_their_tests_say(promtool: Promtool) -> None:
     ],
 )
 def test_a_rule_that_is_changed_fails_its_test(promtool: Promtool, tmp_path: Path, right: str, wrong: str) -> None:
+    assert fails(promtool, tmp_path, RULES_TEST, right, wrong)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("(stethoscope_canary_moved or stethoscope_circuit_canary_moved) == 1", "(stethoscope_canary_moved) == 2"),
+        ("            unless on (job, instance) stethoscope_deploy_window == 1\n", ""),
+        ('circuit_alarm{severity="page"} == 1', 'circuit_alarm{severity="ticket"} == 1'),
+        ('circuit_alarm{severity="ticket"} == 1', 'circuit_alarm{severity="page"} == 1'),
+        (
+            'severity="page"} == 1\n            unless on (job, instance)\n              max by (job, instance)',
+            'severity="page"} == 1\n            unless on (job, instance)\n              2 * max by (job, instance)',
+        ),
+        ('measure="spe"', 'measure="t2"'),
+        ("            unless on (job, instance, circuit) stethoscope_circuit_alarm == 1\n", ""),
+        ("\n        for: 15m", "\n        for: 5m"),
+        ('state="stale"', 'state="validated"'),
+        ("30 * stethoscope_circuits_tick_seconds", "31 * stethoscope_circuits_tick_seconds"),
+        ("canary_age_seconds < 900", "canary_age_seconds < 9000"),
+        ("and on (job, instance) stethoscope_canary_recorded == 1", ""),
+        ("stethoscope_canary_configured == 1", "stethoscope_canary_configured >= 0"),
+        ('cause!="model"', 'cause!="none"'),
+        ("3 + 3 *", "4 + 3 *"),
+    ],
+)
+def test_a_rule_about_circuits_that_is_changed_fails_its_test(
+    promtool: Promtool, tmp_path: Path, right: str, wrong: str
+) -> None:
+    assert fails(promtool, tmp_path, CIRCUITS_TEST, right, wrong)
+
+
+def fails(promtool: Promtool, folder: Path, tests: str, right: str, wrong: str) -> bool:
+    """Whether the tests notice a change of the rules."""
     text = (PROMETHEUS / "rules.yml").read_text()
     assert right in text
-    (tmp_path / "rules.yml").write_text(text.replace(right, wrong, 1))
-    shutil.copy(PROMETHEUS / "rules_test.yml", tmp_path)
-    assert promtool("test", "rules", str(tmp_path / "rules_test.yml")).returncode != 0
+    (folder / "rules.yml").write_text(text.replace(right, wrong, 1))
+    shutil.copy(PROMETHEUS / tests, folder)
+    return promtool("test", "rules", str(folder / tests)).returncode != 0
 
 
 def test_every_metric_that_a_rule_names_is_in_the_table_with_the_labels_that_it_uses() -> None:
@@ -99,7 +146,7 @@ def _family_of(name: str) -> str:
 
 
 def test_every_metric_that_a_rules_test_feeds_is_in_the_table() -> None:
-    for test in read("rules_test.yml")["tests"]:
+    for test in (test for name in TESTS for test in read(name)["tests"]):
         for series in test["input_series"]:
             name, labels = series["series"].split("{")
             used = set(re.findall(r'(\w+)="', labels)) - {"job", "instance", "le"}
@@ -111,7 +158,8 @@ def test_every_alert_says_how_bad_it_is_what_it_rests_on_and_what_to_do_first() 
     for rule in rules():
         assert rule["labels"]["severity"] in ("page", "ticket")
         assert {"summary", "description", "evidence", "first_step"} <= rule["annotations"].keys()
-    tested = {alert["alertname"] for test in read("rules_test.yml")["tests"] for alert in test["alert_rule_test"]}
+    tests = [test for name in TESTS for test in read(name)["tests"]]
+    tested = {alert["alertname"] for test in tests for alert in test["alert_rule_test"]}
     assert tested == {rule["alert"] for rule in rules()}
 
 

@@ -28,7 +28,7 @@ class Model:
     def tick(self) -> None:
         self.ticks += 1
 
-    def passes(self, kept: Path, budget_s: float = 1000.0) -> Passes:
+    def passes(self, kept: Path, budget_s: float = 1000.0) -> Passes[Edits]:
         journal = Journal(kept, "these")
         journal.load()
         return Passes(self.run, journal, budget_s, tick=self.tick, clock=lambda: self.now)

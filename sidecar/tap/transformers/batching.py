@@ -277,7 +277,7 @@ def _wrap_add_request(original: Method) -> Method:
         watch = None if model is None else _WATCHES.get(model)
         if watch is not None and watch.cancels is not None:
             watch.cancels.managed(manager)
-        told = bool(caller.traceparent or caller.route)
+        told = caller.told
         if told and request_id is not None:
             _quietly(watch, BatchWatch.announce, caller.info(request_id))
         given = original(manager, input_ids, request_id, *args, **kwargs)

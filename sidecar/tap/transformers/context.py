@@ -14,9 +14,21 @@ class Caller:
 
     traceparent: str = ""
     route: str = ""
+    session_id_hash: str = ""
+    canary: bool = False
+
+    @property
+    def told(self) -> bool:
+        """Whether it says anything at all."""
+        return self != _NOBODY
 
     def info(self, request_id: str) -> RequestInfo:
-        return RequestInfo(request_id, self.traceparent, self.route)
+        return RequestInfo(
+            request_id, self.traceparent, self.route, session_id_hash=self.session_id_hash, canary=self.canary
+        )
+
+
+_NOBODY = Caller()
 
 
 # The rows of the next batch, in order; empty: they get ids of their own.

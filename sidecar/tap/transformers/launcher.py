@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import hmac
 import logging
 import os
 import sys
@@ -28,10 +29,13 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
+CANARY_VARIABLE = "STETHOSCOPE_CANARY_TOKEN"
 STOP_OPTION, STOP_VARIABLE = "--stop-on-block", "STETHOSCOPE_STOP_ON_BLOCK"
 USAGE = f"""usage: python -m sidecar.tap.transformers serve MODEL [{STOP_OPTION}] [options of `transformers serve`]
 
-  {STOP_OPTION}  end a generation when the sidecar's verdict on its request is BLOCK (also {STOP_VARIABLE}=1)"""
+  {STOP_OPTION}  end a generation when the sidecar's verdict on its request is BLOCK (also {STOP_VARIABLE}=1)
+
+  {CANARY_VARIABLE}: a request with the header x-stethoscope-canary of that value is a canary and no traffic"""
 _SERVING = "transformers.cli.serving"
 _ROUTES = {"/v1/chat/completions": "chat", "/v1/completions": "completion", "/v1/responses": "responses"}
 _REQUEST_ID_ARGUMENT = 4  # of generate_streaming and generate_non_streaming, if it comes by position
@@ -108,8 +112,18 @@ class TraceContext:
             await self._app(scope, _farewell(receive), send)
             return
         if scope["type"] == "http":
-            CALLER.set(Caller(_header(scope, b"traceparent"), _ROUTES.get(scope.get("path", ""), "")))
+            CALLER.set(_caller(scope))
         await self._app(scope, receive, send)
+
+
+def _caller(scope: Message) -> Caller:
+    """Who calls, by its headers. Whoever knows the token may call itself a canary, and give its prompt a name by a route."""
+    route, session = _ROUTES.get(scope.get("path", ""), ""), _header(scope, b"x-stethoscope-session-hash")
+    token, given = os.environ.get(CANARY_VARIABLE, ""), _header(scope, b"x-stethoscope-canary")
+    canary = bool(token) and hmac.compare_digest(token.encode(), given.encode())
+    if canary:
+        route = _header(scope, b"x-stethoscope-route") or route
+    return Caller(_header(scope, b"traceparent"), route, session, canary)
 
 
 def _header(scope: Message, name: bytes) -> str:

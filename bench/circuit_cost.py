@@ -1,0 +1,196 @@
+"""What a circuit costs while it works: us per sampled token and per tick, bytes; and that merging loses no bit."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from bench.drift_peers import PEERS
+from bench.row import Row, median_interval
+from bench.streams import AR1, DAY, MEAN, TICK_S, stream, tick_means
+from sidecar.circuits.activity import SINKS, Activity, Reader, Rows
+from sidecar.circuits.circuit import Bank, Circuit, Node
+from sidecar.circuits.detector import BETS, NOTHING, advance, betting_table, log_e
+from sidecar.circuits.merge import merge
+from sidecar.circuits.reference import Band, Reference
+from sidecar.circuits.sessions import Sessions, Share
+from sidecar.circuits.sketch import LiveSketch
+from sidecar.circuits.tick import TickRow
+from sidecar.circuits.watch import Watch, Watched
+
+CIRCUITS, NODES, BATCH = 32, 8, 64
+_WHERE = f"{CIRCUITS} circuits x {NODES} nodes, batches of {BATCH}"
+
+
+def measure(*, short: bool) -> Iterator[Row]:
+    rounds, merges = (5, 20) if short else (200, 1000)
+    for slices in (1, 8):
+        yield from _update(slices, rounds)
+    yield _sessions(rounds)
+    yield _detector(rounds)
+    yield from _peers(4 if short else 20)
+    yield _merges(merges)
+
+
+def bank(slices: int = 1) -> Bank:
+    circuits = tuple(_circuit(number) for number in range(CIRCUITS))
+    return Bank(circuits, tuple(f"route {at}" for at in range(slices - 1)))
+
+
+def _circuit(number: int) -> Circuit:
+    nodes = tuple(Node.direction(f"{number}.{at}", NODES * number + at) for at in range(NODES))
+    return Circuit(f"c{number}", "m" * 64, "s" * 64, nodes, (1.0,) * NODES, 0.0, 3.0, -12.0, 12.0)
+
+
+def _steps(count: int, slices: int, seed: int = 0) -> list[Rows]:
+    """Decode steps: a token each of 64 sessions."""
+    rng = np.random.default_rng(seed)
+    names = tuple(f"session {at}" for at in range(BATCH))
+    return [
+        Rows(
+            rng.normal(size=(BATCH, CIRCUITS * NODES)).astype(np.float32),
+            np.full(BATCH, SINKS, np.uint32),
+            rng.integers(0, slices, BATCH),
+            np.arange(BATCH),
+            names,
+        )
+        for _ in range(count)
+    ]
+
+
+def _each_us(work: Callable[[], object], each: int, rounds: int) -> tuple[float, tuple[float, float], float]:
+    """CPU time: median of rounds with its interval, and the fastest, for who else computes is felt in the cache."""
+    spent = []
+    for _ in range(rounds + 1):
+        begun = time.thread_time()
+        work()
+        spent.append((time.thread_time() - begun) / each * 1e6)
+    median, interval = median_interval(spent[1:])
+    return median, interval, min(spent)
+
+
+def _update(slices: int, rounds: int) -> Iterator[Row]:
+    own = bank(slices)
+    reader, live = Reader(own), LiveSketch(own, "a", TICK_S)
+    steps = _steps(20, slices)
+    activities = [reader.read(one) for one in steps]
+    of = f"{slices} slice{'s' if slices > 1 else ''}"
+
+    def read() -> list[Activity]:
+        return [reader.read(one) for one in steps]
+
+    def update() -> None:
+        for one in activities:
+            live.add(one)
+
+    median, interval, fastest = _each_us(update, len(steps) * BATCH, rounds)
+    note = f"{_WHERE}; fastest round {fastest:.2f}"
+    yield replace(Row(f"sketch update, us per sampled token, {of}", median, interval=interval).at_most(1.5), note=note)
+    median, interval, fastest = _each_us(read, len(steps) * BATCH, rounds)
+    yield Row(
+        f"readings to activities, us per sampled token, {of}", median, interval=interval, note=f"fastest {fastest:.2f}"
+    )
+    held = (live.nbytes + Watch(_watched(own), TICK_S).nbytes) / (CIRCUITS * slices)
+    note = f"sketch {live.nbytes / CIRCUITS / slices:.0f}, the rest its detector"
+    yield replace(Row(f"live bytes of a circuit of {NODES} nodes in a slice, {of}", held).at_most(2048), note=note)
+
+
+def _watched(own: Bank) -> list[Watched]:
+    reference = Reference(np.array([MEAN]), np.array([0.01]), 0.05)
+    return [
+        Watched(one.name, name, one.model_hash, one.spec_hash, one.tokens, reference, len(own.slices))
+        for one in own.circuits
+        for name in own.slices
+    ]
+
+
+def _sessions(rounds: int) -> Row:
+    """Sessions that have not bet yet: the dearest case."""
+    own = bank()
+    activities = [Reader(own).read(one) for one in _steps(4, 1)]
+
+    def take() -> None:
+        sessions = Sessions(own, Share(), limit=BATCH)
+        for one in activities:
+            sessions.take(one, 0)
+
+    median, interval, fastest = _each_us(take, len(activities) * BATCH, max(3, rounds // 4))
+    note = f"the k tokens before it has bet, making the table included; fastest {fastest:.2f}"
+    return Row("noting a session's tokens, us per token", median, interval=interval, note=note)
+
+
+def _detector(rounds: int) -> Row:
+    many = 256
+    counts = stream(AR1, 60, np.random.default_rng(0), streams=many)
+    table = np.repeat(betting_table([Band(0.25, 0.35)], 4), many, axis=0)
+
+    def run() -> None:
+        log_m = np.full((many, BETS), NOTHING)
+        for tick in range(60):
+            log_m = advance(log_m, counts[:, tick], table)
+            log_e(log_m)
+
+    median, interval, fastest = _each_us(run, 60 * many, max(3, rounds // 10))
+    return Row(
+        "detector, us per circuit-slice and tick",
+        median,
+        interval=interval,
+        note=f"{many} at once; fastest {fastest:.2f}",
+    )
+
+
+def _peers(rounds: int) -> Iterator[Row]:
+    sound = tick_means(stream(AR1, 3 * DAY, np.random.default_rng(0))[0])
+    for name, peer in PEERS.items():
+        values = sound[: 200 if peer.months < 5 else 2000].tolist()
+        detector = peer.learn(sound)()
+
+        def run(detector: object = detector, values: list[float] = values) -> None:
+            for value in values:
+                detector.update(value)  # type: ignore[attr-defined]
+
+        median, interval, fastest = _each_us(run, len(values), max(2, rounds // 4))
+        size = len(pickle.dumps(detector))
+        note = f"one stream; its state is {size:,} bytes pickled; fastest {fastest:.2f}"
+        yield Row(f"{name}, us per update", median, interval=interval, note=note)
+
+
+def _merges(count: int) -> Row:
+    """Random shardings of sessions over 2 to 5 replicas, merged in random order and grouping: equal to one sketch over all?"""
+    own, rng = bank(8), np.random.default_rng(0)
+    steps = _steps(2, 8)
+    whole = _bits(_sketched(own, steps, "all"))
+    same = 0
+    for _ in range(count):
+        owner = rng.integers(0, int(rng.integers(2, 6)), BATCH)
+        parts = []
+        for mine in np.unique(owner).tolist():
+            parts += _sketched(own, [_of(one, owner == mine) for one in steps], str(mine))
+        rng.shuffle(parts)
+        middle = int(rng.integers(0, len(parts) + 1))
+        same += _bits([*merge(parts[:middle]).rows, *merge(parts[middle:]).rows]) == whole
+    return replace(Row("random shardings that merge to the same bits", same).at_least(count), note=f"of {count}")
+
+
+def _of(rows: Rows, mine: np.ndarray) -> Rows:
+    at = np.flatnonzero(mine[rows.sessions])
+    return Rows(rows.readings[at], rows.positions[at], rows.slices[at], rows.sessions[at], rows.session_ids)
+
+
+def _sketched(own: Bank, steps: list[Rows], source: str) -> list[TickRow]:
+    live, sessions, reader = LiveSketch(own, source, TICK_S), Sessions(own, Share(), limit=BATCH), Reader(own)
+    made: list[TickRow] = []
+    for tick, one in enumerate(steps):
+        activity = reader.read(one)
+        live.add(activity)
+        live.bet(sessions.take(activity, tick))
+        made += live.close(tick)
+    return made
+
+
+def _bits(rows: list[TickRow]) -> list[tuple[object, bytes]]:
+    return [(row.key, row.counts.tobytes()) for row in merge(rows).rows]

@@ -1,0 +1,190 @@
+"""A circuit's report: one page from which a person can decide what it may do, and what it does not show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from probes.circuits.findings import Findings
+from probes.circuits.manifest import FOR_PAGES, CircuitManifest, Readout, ReadoutKind, Severity
+from probes.circuits.reporting import pictures
+from probes.circuits.reporting.words import limits
+from probes.errors import LabError
+from probes.reporting.html import Child, Html, join, prose, table, tag
+from probes.reporting.page import document, gate_list, section
+from sidecar.types import Evidence
+
+HTML = "report.html"
+
+
+def write_report(about: CircuitManifest, folder: Path) -> Path:
+    """Write report.html into ``folder``; the same manifest gives the same bytes. Raises LabError if it cannot be written."""
+    try:
+        (folder / HTML).write_text(render(about), encoding="utf-8")
+    except OSError as error:
+        raise LabError(f"{folder}: {error.strerror}") from None
+    return folder / HTML
+
+
+def render(about: CircuitManifest) -> str:
+    """Lay the page out: what it may do, gates, graph, numbers, readouts, limits. Texts are escaped."""
+    found = about.findings
+    title = f"{about.name}: report of a circuit"
+    if found is None:
+        return document(title, [_header(about), _verdict(about)])
+    return document(
+        title,
+        [
+            _header(about),
+            _verdict(about),
+            _figures(about, found),
+            section("What this does not show", tag("ul", *(tag("li", prose(text)) for text in limits(about, found)))),
+            section("Gates", gate_list(about.gates)),
+            section("The circuit", pictures.graph(about, found), _nodes(about, found)),
+            section("Whether it is needed", *_needed(found)),
+            section("How it is read on live traffic", _readouts(about), _score(about, found)),
+            section("Where it comes from", _origin(about, found)),
+        ],
+    )
+
+
+def _header(about: CircuitManifest) -> Html:
+    what = tag("p", tag("b", about.behaviour), class_="reads")
+    return tag("header", tag("h1", about.name), what, tag("p", about.description) if about.description else None)
+
+
+def _verdict(about: CircuitManifest) -> Html:
+    headline, colour, text = _decided(about)
+    return tag("section", tag("p", headline, class_="headline"), tag("p", prose(text)), class_=f"verdict {colour}")
+
+
+def _decided(about: CircuitManifest) -> tuple[str, str, str]:
+    if about.findings is None:
+        return "Draft: not validated.", "bad", "Nothing was shown about it. It is told what `probes validate` finds."
+    if about.evidence is not Evidence.USED:
+        failed = ", ".join(about.failed).replace("_", " ")
+        return "Draft: shown, and never alarms.", "bad", f"It failed: {failed}. The numbers below say by how much."
+    if about.severity is Severity.PAGE:
+        return (
+            "Validated: may page.",
+            "good",
+            "It passed every gate, on the very model that is named below and on no other.",
+        )
+    why = (
+        "asked for no more"
+        if FOR_PAGES in {gate.name for gate in about.gates if gate.passed}
+        else "does not let it page"
+    )
+    return "Validated: may open tickets.", "fair", f"It passed every gate of a circuit; what made it {why}."
+
+
+def _figures(about: CircuitManifest, found: Findings) -> Html:
+    first, valid = found.ablations[0], found.validity
+    low, high = (max(0.0, 1 - edge) for edge in reversed(first.interval))
+    cells = [
+        (
+            "Evidence",
+            about.evidence.value,
+            f"{len(about.parts)} of {found.universe} nodes, {len(about.watched)} watched",
+        ),
+        ("Lost without it", f"{1 - first.completeness:.0%}", f"95 %: {low:.0%} to {high:.0%}; {found.pairs} pairs"),
+        ("Does by itself", f"{first.faithfulness:.0%}", "F(C), everything else ablated"),
+        ("Readout validity", f"{valid.ratio:.3g}", "circuit's effect over the worst other node's"),
+        (
+            "Seen at work",
+            f"{about.score.engaged_share:.0%}",
+            f"and {about.score.traffic_share:.1%} of traffic without it",
+        ),
+    ]
+    return tag("dl", *(_cell(*cell) for cell in cells), class_="figures")
+
+
+def _cell(name: str, value: str, note: str) -> Html:
+    return tag("div", tag("dt", name), tag("dd", value, tag("small", note)))
+
+
+def _nodes(about: CircuitManifest, found: Findings) -> Html:
+    told = {one.node: one for one in found.nodes}
+    rows: list[list[Child]] = []
+    for one in about.nodes:
+        part = told.get(one.node)
+        rows.append(
+            [
+                one.node,
+                f"{one.effect:+.0%}",
+                ""
+                if part is None
+                else f"{part.alone:+.0%} [{part.alone_interval[0]:+.0%}, {part.alone_interval[1]:+.0%}]",
+                ""
+                if part is None
+                else f"{part.back:+.0%} [{part.back_interval[0]:+.0%}, {part.back_interval[1]:+.0%}]",
+                "watched" if one.readout is not None else "",
+            ]
+        )
+    head = ("node", "when it was found", "lost without it, 95 %", "back with it alone, 95 %", "")
+    return join(
+        [tag("div", pictures.parts(found), class_="pictures"), table(head, rows, "Nodes, and what each is there for")]
+    )
+
+
+def _needed(found: Findings) -> list[Child]:
+    rows = [
+        [
+            one.kind,
+            f"{one.whole:+.2f}",
+            f"{one.none:+.2f}",
+            f"{one.faithfulness:.2f}",
+            f"{one.completeness:.2f} [{one.interval[0]:.2f}, {one.interval[1]:.2f}]",
+            f"{sorted(one.random.completeness)[len(one.random.completeness) // 2]:.2f}, {min(one.random.completeness):.2f}",
+            f"{one.random.p_value:.3f}",
+        ]
+        for one in found.ablations
+    ]
+    head = ("ablation", "m(M)", "m(0)", "F(C)", "F(M without C), 95 %", "of random sets: median, lowest", "p")
+    formula = tag(
+        "p",
+        "F(X) = (m(X) - m(0)) / (m(M) - m(0)): the share of the behaviour that is left when just the nodes X are at work. "
+        f"m is {found.metric}. M are all {found.universe} nodes ({', '.join(found.sites)}).",
+    )
+    both = tag("div", pictures.necessity(found), pictures.sizes(found), class_="pictures")
+    return [formula, both, table(head, rows, "Three ways of ablation")]
+
+
+def _readouts(about: CircuitManifest) -> Html:
+    rows = [
+        [one.node, _how(one.readout), f"{one.readout.mu:.3g}", f"{one.readout.sigma:.3g}", f"{one.readout.weight:+.2f}"]
+        for one in about.watched
+        if one.readout is not None
+    ]
+    return table(("node", "read by", "mu", "sigma", "weight in the score"), rows, "Readouts")
+
+
+def _how(told: Readout) -> str:
+    if told.kind is not ReadoutKind.ENERGY:
+        return told.kind.value
+    return f"energy of {told.columns} columns" if told.columns else "energy of all of it"
+
+
+def _score(about: CircuitManifest, found: Findings) -> Html:
+    score, valid = about.score, found.validity
+    return tag(
+        "p",
+        f"A token is engaged when the score is above {score.theta:.3f}: so are {score.engaged_share:.1%} of "
+        f"{score.engaged_tokens} tokens at which the circuit is at work, and {score.traffic_share:.1%} of "
+        f"{score.traffic_tokens:,} tokens of traffic without it. The first {about.skip_positions} tokens of a text are not "
+        f"read; {about.k} tokens of a session make its bet. Ablating the circuit lowers the score by {valid.circuit:.2f}; of "
+        f"{valid.others} other nodes the worst, {valid.worst_node}, moves it by {valid.worst:.2f}.",
+    )
+
+
+def _origin(about: CircuitManifest, found: Findings) -> Html:
+    made = about.model
+    rows = [
+        ["model", f"{made.name}, {made.architecture}, {made.layers} blocks, {made.dtype}, {made.engine}"],
+        ["weights", made.weights_digest],
+        ["spec hash", about.spec_hash],
+        ["pairs", f"{found.pairs}, digest {found.pairs_digest}"],
+        ["traffic", found.traffic],
+        ["version", about.version],
+        ["licence", about.licence],
+    ]
+    return table(("", ""), rows)

@@ -1,0 +1,94 @@
+"""``probes baseline fit``: what is sound traffic for a circuit, learned from archived sketches and frozen."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from probes.circuits.baseline import Baseline
+
+_DAY_S = 86_400
+_AT_LEAST = 0.05
+
+
+def add(commands: Any) -> None:
+    baseline = commands.add_parser("baseline", help="what is sound traffic for a circuit, learned and frozen")
+    fit = baseline.add_subparsers(required=True, metavar="WHAT").add_parser(
+        "fit",
+        help="fit the reference that alarms are raised against",
+        description="From archived sketches: how engaged a circuit is in each hour of the week, how well that is known, and the "
+        "smallest tolerance under which a replay, each day against the others, raises no alarm. Sign it with `probes sign`.",
+    )
+    fit.add_argument("archives", nargs="+", type=Path, metavar="ARCHIVE", help="Parquet files that a sidecar wrote")
+    fit.add_argument("--out", type=Path, required=True, metavar="BASELINE", help="the folder to write")
+    fit.add_argument(
+        "--at-least",
+        type=float,
+        default=_AT_LEAST,
+        metavar="SHARE",
+        help=f"no smaller tolerance (default {_AT_LEAST:g})",
+    )
+    fit.add_argument(
+        "--run-length", type=int, metavar="TICKS", help="at least so many to a false alarm of a circuit (default 43200)"
+    )
+    fit.add_argument(
+        "--one-bucket", action="store_true", help="one reference for all hours: for a demo, not for a pager"
+    )
+    fit.set_defaults(run=_fit)
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from probes.circuits.baseline import load_baseline
+    from probes.circuits.baseline_fit import Options, fit_baseline
+    from sidecar.circuits.detector import RUN_LENGTH
+    from sidecar.circuits.reference import WEEK
+
+    options = Options(1 if arguments.one_bucket else WEEK, arguments.at_least, arguments.run_length or RUN_LENGTH)
+    fit_baseline(arguments.archives, arguments.out, options)
+    made = load_baseline(arguments.out, root=arguments.out)
+    console = Console(highlight=False)
+    console.print(_table(made))
+    console.print(_told(made), soft_wrap=True)
+    return 0
+
+
+def _table(made: Baseline) -> Table:
+    import numpy as np
+    from rich.table import Table
+
+    from sidecar.circuits.detector import sessions_to_see_nothing
+    from sidecar.circuits.reference import Band
+
+    table = Table("circuit", "slice", "sessions", "engaged share", "tolerance", "ablation seen after", "in hours")
+    sessions = [count for one in made.manifest.circuits for count in one.sessions]
+    for one, many in zip(made.watched, sessions, strict=True):
+        mean, tolerance = one.reference.mean, one.reference.tolerance
+        low = max(0.0, float(np.median(mean - one.reference.half_width)) - tolerance)
+        after = sessions_to_see_nothing(Band(low, 1.0), made.manifest.run_length, one.slices)
+        table.add_row(
+            one.circuit,
+            one.slice,
+            f"{many:,}",
+            f"{mean.min():.1%} to {mean.max():.1%}",
+            f"{tolerance:g}",
+            f"{after:.0f} sessions" if math.isfinite(after) else "never",
+            f"{one.reference.sees_less:.0%}",
+        )
+    return table
+
+
+def _told(made: Baseline) -> str:
+    about = made.manifest
+    days = (about.last_tick - about.first_tick + 1) * about.tick_s / _DAY_S
+    if about.state == "learning":
+        return f"learning: {days:.1f} days are less than a week. It is shown, and pages nobody."
+    if about.buckets == 1:
+        return f"one bucket, fitted on {days * 24:.1f} hours: for a demo. Traffic that follows the hour will alarm."
+    return f"frozen: {days:.1f} days, no alarm when each was replayed against the others. Next: probes sign"

@@ -1,0 +1,64 @@
+"""What share of a session's tokens is engaged in sound traffic, hour of the week by hour. Frozen: nothing here adapts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sidecar.circuits.circuit import Floats
+
+WEEK = 168  # hours
+_MONDAY = 72  # hours from Monday to the Thursday on which the epoch began
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Where the conditional mean of a sound session lies: within [low, high], which lies within [0, 1]."""
+
+    low: float
+    high: float
+
+
+def hour_of_week(at_s: int) -> int:
+    """0 is Monday, midnight to one, UTC.
+
+    >>> hour_of_week(0)  # a Thursday
+    72
+    """
+    return (at_s // 3600 + _MONDAY) % WEEK
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """Of one circuit and slice. mean m, half_width c: one for each hour of the week, or one for all (for a demo).
+
+    The band is m -+ (c + tolerance), within [0, 1]. A half-width of 1 is an hour without traffic to learn from: no session then
+    is evidence of anything.
+    """
+
+    mean: Floats  # [168] or [1]
+    half_width: Floats
+    tolerance: float
+
+    def __post_init__(self) -> None:
+        if self.mean.shape not in ((WEEK,), (1,)) or self.half_width.shape != self.mean.shape:
+            raise ValueError("want 168 means and half-widths, or one of each")
+        shares = np.concatenate((self.mean, self.half_width))
+        if not 0 < self.tolerance < 1 or not ((shares >= 0) & (shares <= 1)).all():
+            raise ValueError("want shares, and a tolerance between 0 and 1")
+
+    def bucket(self, at_s: int) -> int:
+        return hour_of_week(at_s) if len(self.mean) == WEEK else 0
+
+    def band(self, at_s: int) -> Band:
+        """At that many seconds since the epoch. Sums and differences only: the same bits on every machine."""
+        at = self.bucket(at_s)
+        mean, width = float(self.mean[at]), float(self.half_width[at]) + self.tolerance
+        return Band(max(0.0, mean - width), min(1.0, mean + width))
+
+    @property
+    def sees_less(self) -> float:
+        """The share of hours in which the mean could fall below the band at all: elsewhere an ablation is for canaries to see."""
+        lows = np.array([self.band(at * 3600).low for at in range(WEEK)])
+        return float((lows > 0).mean())

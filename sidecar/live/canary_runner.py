@@ -1,0 +1,222 @@
+"""Rounds of canaries: sent on a schedule, or at once when an alarm wants to know; compared with what was recorded."""
+
+from __future__ import annotations
+
+import http.client
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from sidecar.circuits.canary import Reference, Round, compare, moved
+from sidecar.circuits.canary import Token as TokenOf
+from sidecar.clock import Clock
+from sidecar.config import Config
+from sidecar.errors import ConfigError
+from sidecar.live.alarms import Canaries
+from sidecar.live.canary_file import About, CanaryFileError, Kept, read_reference, write_round
+from sidecar.live.canary_prompts import digest_of, prompts_of
+from sidecar.live.canary_rows import CanaryRow
+from sidecar.live.canary_send import Sender, token_of
+from sidecar.live.canary_values import PlanValues, circuit_group
+from sidecar.log import Level, Log
+from sidecar.reading.plan import Plan
+from sidecar.snapshot import CanarySnapshot
+from sidecar.types import FloatArray
+
+ROUNDS = "canaries"  # the folder of rounds, in the archive
+KEPT_ROUNDS = 32
+_ARRIVAL_S = (
+    10.0  # after the last answer: the tap sends a step's rows in milliseconds, and the keeper looks every second
+)
+_ENGINE_S = 1.0  # between two looks whether there is a plan
+
+
+class CanaryRunner:
+    """A thread of its own between ``start`` and ``stop``. ``take`` is the keeper's; the rest is anybody's.
+
+    plan: the one in force; None as long as no engine is there. start raises ConfigError if prompts, token or reference are unsound.
+    """
+
+    def __init__(self, config: Config, clock: Clock, plan: Callable[[], Plan | None], log: Log) -> None:
+        self._config = config.canary
+        archive = config.circuits.archive
+        self._folder = None if archive is None else archive / ROUNDS
+        self._clock, self._plan, self._log = clock, plan, log
+        self._prompts: tuple[str, ...] = ()
+        self._token = ""
+        self._known: tuple[About, Reference] | None = None
+        self._arrived: list[CanaryRow] = []
+        self._changed = threading.Condition()
+        self._asked = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._newest: deque[Round] = deque(maxlen=4)
+        self._counts = {"whole": 0, "partial": 0, "failed": 0}
+        self._whole_s: float | None = None
+        self.rounds = 0  # compared since the start
+
+    def start(self) -> None:
+        self._prompts, self._token = prompts_of(self._config.prompts), token_of(self._config)
+        self._known = self._reference()
+        self._thread = threading.Thread(target=self._run, name="canaries", daemon=True)
+        self._thread.start()
+
+    def _reference(self) -> tuple[About, Reference] | None:
+        path = self._config.reference
+        if path is None or not path.exists():
+            self._log.event(Level.WARNING, "canaries_not_compared", text="there is no reference: sidecar canary record")
+            return None
+        try:
+            return read_reference(path)
+        except CanaryFileError as error:
+            raise ConfigError([f"canary.reference: {error}"]) from None
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._asked.set()
+        with self._changed:
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout=5.0)
+
+    # the keeper's side
+
+    def take(self, rows: Sequence[CanaryRow]) -> None:
+        """Rows that came from the engine; those of no round are dropped when the next one begins."""
+        if rows:
+            with self._changed:
+                self._arrived.extend(rows)
+                self._changed.notify_all()
+
+    def hurry(self) -> None:
+        self._asked.set()
+
+    def says(self, circuit: str) -> Canaries:
+        with self._changed:
+            newest = list(self._newest)
+        plan = self._plan()
+        spec = (
+            None
+            if plan is None
+            else next((one.circuit.spec_hash for one in plan.circuits if one.name == circuit), None)
+        )
+        if (
+            spec is None
+            or not newest
+            or not newest[-1].whole
+            or math.isnan(_of(newest[-1], circuit_group(circuit, spec)))
+        ):
+            return Canaries.SILENT
+        found = moved(newest, self._config.limit)
+        if not found:
+            return Canaries.QUIET
+        return Canaries.MOVED if circuit_group(circuit, spec) in found else Canaries.MOVED_ELSEWHERE
+
+    # rounds
+
+    def _run(self) -> None:
+        due_s = self._clock.monotonic_s()
+        while not self._stop.is_set():
+            self._asked.wait(_ENGINE_S)
+            now_s = self._clock.monotonic_s()
+            plan = self._plan()
+            if self._stop.is_set() or plan is None or not plan.circuits:
+                continue
+            if self._asked.is_set() or now_s >= due_s:
+                twice = self._asked.is_set()
+                self._asked.clear()
+                self._round(plan)
+                if twice:  # whoever asks wants two rounds that agree
+                    self._round(plan)
+                due_s = self._clock.monotonic_s() + self._config.every_s
+
+    def _round(self, plan: Plan) -> None:
+        try:
+            self._send(plan)
+        except (OSError, http.client.HTTPException, CanaryFileError) as error:
+            self._counts["failed"] += 1
+            self.rounds += 1  # whoever waits for rounds is not kept waiting by an engine that is gone
+            self._log.event(Level.WARNING, "canaries_failed", type=type(error).__name__)
+
+    def _send(self, plan: Plan) -> None:
+        with self._changed:
+            self._arrived.clear()
+        answered = Sender(self._config, self._token).send(self._prompts)
+        rows = self._wait_for(answered)
+        values = PlanValues(plan)
+        read = {(row.name, row.offset): values.of(row) for row in rows if row.generation == plan.generation}
+        about = self._about(plan, values)
+        if read and self._folder is not None:
+            write_round(self._folder, Kept(about, read), KEPT_ROUNDS)
+        known = self._known
+        if known is not None and known[0].same(about):
+            made = compare(known[1], _in_columns_of(known[0], about, read), known[0].laid_out())
+            self._note(made, whole=made.whole)
+        else:
+            self._note(None, whole=len({name for name, _ in read}) == len(self._prompts))
+
+    def _wait_for(self, prompts: int) -> list[CanaryRow]:
+        """The last token of every prompt that was answered, and whatever came with them."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stop.is_set() or len(self._ends()) >= prompts, _ARRIVAL_S)
+            return list(self._arrived)
+
+    def _ends(self) -> set[str]:
+        return {row.name for row in self._arrived if row.offset == -1}
+
+    def _about(self, plan: Plan, values: PlanValues) -> About:
+        model = plan.model
+        at_s = self._clock.unix_ns() // 10**9
+        return About(model.weights_digest, model.dtype, model.engine, digest_of(self._prompts), at_s, values.groups)
+
+    def _note(self, made: Round | None, *, whole: bool) -> None:
+        with self._changed:
+            if made is not None:
+                self._newest.append(made)
+        self._counts["whole" if whole else "partial"] += 1
+        if whole:
+            self._whole_s = self._clock.monotonic_s()
+        self.rounds += 1
+
+    def snapshot(self) -> CanarySnapshot:
+        with self._changed:
+            newest = list(self._newest)
+        plan = self._plan()
+        if plan is None or not plan.circuits:
+            return CanarySnapshot(configured=True, rounds=dict(self._counts))
+        values = PlanValues(plan)
+        distances = dict(newest[-1].distances) if newest else {}
+        found = moved(newest, self._config.limit)
+        layers = [where for name, where in values.taps.items() if name in found]
+        return CanarySnapshot(
+            configured=True,
+            recorded=self._known is not None,
+            rounds=dict(self._counts),
+            age_s=None if self._whole_s is None else self._clock.monotonic_s() - self._whole_s,
+            circuits={name: distances[group] for group, name in values.circuits.items() if group in distances},
+            layers={name: distances[name] for name in values.taps if name in distances},
+            moved_circuits=tuple(name for group, name in values.circuits.items() if group in found),
+            moved_layers=tuple(where.name for where in layers),
+            first_moved=min(layers).name if layers else "",
+        )
+
+
+def _of(made: Round, group: str) -> float:
+    return made.distances.get(group, math.nan)
+
+
+def _in_columns_of(reference: About, about: About, values: dict[TokenOf, FloatArray]) -> dict[TokenOf, FloatArray]:
+    """Values in the columns of a reference: a group that this plan has not, or of another size, is NaN."""
+    mine = {one.name: one.columns for one in about.laid_out()}
+    width = sum(columns for _, columns, _ in reference.groups)
+    made = {}
+    for token, row in values.items():
+        laid = np.full(width, np.nan, np.float32)
+        for one in reference.laid_out():
+            if one.name in mine and mine[one.name].stop - mine[one.name].start == one.columns.stop - one.columns.start:
+                laid[one.columns] = row[mine[one.name]]
+        made[token] = laid
+    return made

@@ -1,0 +1,237 @@
+"""The control process's side of circuits: fetches closed ticks, archives them, diagnoses and records alarms."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from sidecar.circuits.record import About
+from sidecar.circuits.tick import TickRow
+from sidecar.circuits.watch import Alarm
+from sidecar.clock import Clock
+from sidecar.config import Config
+from sidecar.errors import OrderFailedError, WorkerBusyError, WorkerLostError
+from sidecar.live import tickwire
+from sidecar.live.alarms import Alarms, Canaries, Raised
+from sidecar.live.canary_rows import CanaryRow
+from sidecar.live.kept import Kept
+from sidecar.live.sharing import new_source
+from sidecar.live.tickwire import ToldAlarm, ToldTick
+from sidecar.live.windows import WindowError, is_open, windows
+from sidecar.log import Level, Log
+from sidecar.reading.plan import Plan
+from sidecar.snapshot import CanarySnapshot, CircuitAlarmSnapshot, KeeperSnapshot
+
+_LOOKS = 4  # a tick, at least
+_SECOND = 1.0
+_HISTORY = 256  # ticks: as far back as evidence goes
+
+
+class Orders(Protocol):
+    """What this needs of the worker."""
+
+    def give(self, what: str, descriptors: Sequence[int] = (), **fields: Any) -> dict[str, Any]: ...
+
+
+class Watchers(Protocol):
+    """What this needs of whoever sends canaries. Called by the keeper's thread."""
+
+    rounds: int  # that were compared since the start
+
+    def take(self, rows: Sequence[CanaryRow]) -> None: ...
+
+    def hurry(self) -> None:
+        """Somebody waits for a round."""
+
+    def says(self, circuit: str) -> Canaries:
+        """Of the newest rounds."""
+
+    def snapshot(self) -> CanarySnapshot: ...
+
+
+class NoCanaries:
+    """Nobody sends any."""
+
+    rounds = 0
+
+    def take(self, rows: Sequence[CanaryRow]) -> None:
+        del rows
+
+    def hurry(self) -> None: ...
+
+    def says(self, circuit: str) -> Canaries:
+        del circuit
+        return Canaries.SILENT
+
+    def snapshot(self) -> CanarySnapshot:
+        return CanarySnapshot()
+
+
+class Keeper:
+    """A thread of its own between ``start`` and ``stop``. ``look`` is what it does; a test may call it without a thread.
+
+    plan_of: the plan of a generation, as long as it is remembered.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        worker: Orders,
+        plan_of: Callable[[int], Plan | None],
+        log: Log,
+        canaries: Watchers | None = None,
+    ) -> None:
+        self._config = config.circuits
+        self._config_hash = hashlib.sha256(config.circuits.model_dump_json().encode()).hexdigest()
+        self._clock = clock
+        self._worker = worker
+        self._plan_of = plan_of
+        self._log = log
+        self.canaries: Watchers = NoCanaries() if canaries is None else canaries
+        folder = self._folder = config.circuits.archive
+        self._kept = None if folder is None else Kept(folder, new_source(config.circuits))
+        self._alarms = Alarms(config.circuits.cool_down)
+        self._excluded: dict[tuple[str, str], deque[tuple[int, int, int]]] = {}
+        self._after = 0
+        self._failed = 0
+        self._lock = threading.Lock()  # between the thread and whoever takes a snapshot or stops
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="circuits", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Fetch what is left, the tick that runs among it. The worker must still be there. Twice is fine."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5.0)
+            self._thread = None
+        self.look(last=True)
+        with self._lock:
+            if self._kept is not None:
+                self._kept.flush()
+
+    def _run(self) -> None:
+        while not self._stop.wait(min(_SECOND, self._config.tick_s / _LOOKS)):
+            self.look()
+
+    def look(self, *, last: bool = False) -> None:
+        """Fetch what the worker has, and do what is due. What fails is counted, and tried again the next time."""
+        with self._lock:
+            try:
+                told = self._fetch(last=last)
+                for tick in told.ticks:
+                    self._take(tick)
+                self.canaries.take(told.canaries)
+                self._diagnose()
+            except (WorkerLostError, WorkerBusyError, OrderFailedError):
+                self._failed += 1
+            except Exception as bug:  # noqa: BLE001 - counted and logged: the next tick has another chance
+                self._failed += 1
+                self._log.event(Level.ERROR, "circuits_failed", type=type(bug).__name__, text=str(bug)[:200])
+
+    def _fetch(self, *, last: bool) -> tickwire.Told:
+        memory = os.memfd_create("stethoscope-ticks", os.MFD_CLOEXEC)
+        try:
+            answer = self._worker.give("ticks", [memory], after=self._after, last=last)
+            return tickwire.read(memory, answer["bytes"])
+        finally:
+            os.close(memory)
+
+    def _take(self, told: ToldTick) -> None:
+        self._after = told.number  # before all else: what cannot be kept must not come again and again
+        if self._kept is not None:
+            self._kept.add(told.tick, told.rows)
+        self._note(told.tick, told.rows)
+        plan = self._plan_of(told.generation)
+        for one in told.alarms:
+            if plan is not None:
+                self._raise(one, plan)
+        self._alarms.cool(told.tick)
+
+    def _note(self, tick: int, rows: Sequence[TickRow]) -> None:
+        """How much of each circuit could not be read, tick by tick."""
+        for row in rows:
+            known = self._excluded.setdefault((row.key.circuit, row.key.slice), deque(maxlen=_HISTORY))
+            known.append((tick, row.single("rows"), row.single("non_finite")))
+
+    def _raise(self, told: ToldAlarm, plan: Plan) -> None:
+        key = (told.circuit, told.slice)
+        watched = next((one for one in plan.watched if (one.circuit, one.slice) == key), None)
+        circuit = next((one for one in plan.circuits if one.name == told.circuit), None)
+        if watched is None or circuit is None:
+            return
+        alarm = Alarm(watched, told.tick, told.log_e, told.log_threshold, told.leans, told.since)
+        since = [(rows, bad) for tick, rows, bad in self._excluded.get(key, ()) if tick > told.since.tick]
+        tokens, bad = sum(rows + bad for rows, bad in since), sum(bad for _, bad in since)
+        now = self._clock.monotonic_s()
+        may_page = circuit.may_page and not watched.learning
+        raised = Raised(
+            alarm,
+            told.trace_ids,
+            bad / tokens if tokens else 0.0,
+            may_page,
+            now + self._config.diagnose_s,
+            self.canaries.rounds,
+            baseline=plan.baselines[told.circuit],
+        )
+        self._alarms.add(raised)
+        self.canaries.hurry()
+        self._log.event(Level.WARNING, "circuit_alarm", circuit=told.circuit, slice=told.slice, leans=told.leans)
+
+    def _diagnose(self) -> None:
+        for one in self._alarms.settle(self._says):
+            watched = one.alarm.watched
+            if self._kept is not None and one.cause is not None:
+                about = About(one.baseline, self._config_hash, one.cause.value, one.may_page, one.trace_ids)
+                one.record = self._kept.record(one.alarm, about)
+                if not one.record:
+                    self._log.event(Level.ERROR, "alarm_not_recorded", circuit=watched.circuit, text=self._kept.problem)
+            cause = None if one.cause is None else one.cause.value
+            fields = {"circuit": watched.circuit, "slice": watched.slice, "cause": cause, "record": one.record}
+            self._log.event(Level.WARNING, "circuit_alarm_diagnosed", **fields)
+
+    def _says(self, raised: Raised) -> Canaries | None:
+        """After two rounds, or what is known when there is no more time."""
+        says = self.canaries.says(raised.alarm.watched.circuit)
+        late = self._clock.monotonic_s() >= raised.ask_until_s
+        answered = self.canaries.rounds >= raised.rounds_before + 2
+        alone = isinstance(self.canaries, NoCanaries)
+        return says if answered or late or alone else None
+
+    def snapshot(self) -> KeeperSnapshot:
+        with self._lock:
+            kept = self._kept
+            return KeeperSnapshot(
+                tuple(
+                    CircuitAlarmSnapshot(
+                        *one.key, "page" if one.may_page else "ticket", one.cause.value, one.alarm.leans, one.record
+                    )
+                    for one in self._alarms.open.values()
+                    if one.cause is not None
+                ),
+                dict(self._alarms.counts),
+                {} if kept is None else {"written": kept.rows_written, "lost": kept.rows_lost},
+                {} if kept is None else {"written": kept.records, "lost": kept.records_lost},
+                self._failed,
+                self.canaries.snapshot(),
+                *self._deploying(),
+            )
+
+    def _deploying(self) -> tuple[bool, bool]:
+        """Whether a deploy window is open, and whether that cannot be told."""
+        if self._folder is None:
+            return False, False
+        try:
+            return is_open(windows(self._folder), self._clock.unix_ns() / 1e9), False
+        except WindowError:
+            return False, True

@@ -1,0 +1,80 @@
+"""The archive as the control process writes it: rows of closed ticks, and for an alarm the files that its evidence is in."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+
+from sidecar.circuits.archive import ArchiveError, ArchiveFile, ArchiveWriter, read_archive
+from sidecar.circuits.merge import SketchError, merge
+from sidecar.circuits.record import About, RecordError, make_record, read_record, write_record
+from sidecar.circuits.tick import TickRow
+from sidecar.circuits.watch import Alarm
+
+FILES = 256  # remembered: a record names those of its alarm
+FLUSH_TICKS = 60  # a file holds at most so many ticks: that much is lost with the machine
+
+
+class Kept:
+    """One thread's. folder: of the archive and of the records beside it; made when the first file is."""
+
+    def __init__(self, folder: Path, source: str) -> None:
+        self._folder = folder
+        self._writer = ArchiveWriter(folder, source)
+        self._files: deque[tuple[int, int, ArchiveFile]] = deque(maxlen=FILES)
+        self._first: int | None = None
+        self._last = 0
+        self.records = 0
+        self.records_lost = 0
+        self.problem = ""  # of the last record that could not be written
+
+    @property
+    def rows_written(self) -> int:
+        return self._writer.rows_written
+
+    @property
+    def rows_lost(self) -> int:
+        return self._writer.rows_lost
+
+    def add(self, tick: int, rows: Iterable[TickRow]) -> None:
+        """Keep the rows of one tick; ticks come in order."""
+        self._first = tick if self._first is None else self._first
+        self._last = tick
+        self._note(self._writer.add(rows))
+        if tick - (self._first or tick) + 1 >= FLUSH_TICKS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is kept."""
+        self._note(self._writer.flush())
+
+    def _note(self, made: ArchiveFile | None) -> None:
+        if made is not None:
+            self._files.append((self._first if self._first is not None else self._last, self._last, made))
+            self._first = None
+
+    def record(self, alarm: Alarm, about: About) -> str:
+        """Write an alarm's record, with the files that it rests on; its name, or "" if that could not be: that is counted."""
+        self.flush()
+        files = [one for first, last, one in self._files if last > alarm.since.tick and first <= alarm.tick]
+        try:
+            rows = merge(
+                row
+                for one in files
+                for row in read_archive(one.path)
+                if (row.key.circuit, row.key.slice) == (alarm.watched.circuit, alarm.watched.slice)
+            ).rows
+            record = make_record(alarm, rows, files, about, self._previous())
+            path = write_record(record, self._folder)
+        except (ArchiveError, SketchError, RecordError) as error:
+            self.records_lost += 1
+            self.problem = str(error)
+            return ""
+        self.records += 1
+        return path.name
+
+    def _previous(self) -> str | None:
+        """The digest of the newest record in the folder: each names the one before it."""
+        names = sorted(self._folder.glob("[0-9]" * 10 + "-*.json"))
+        return read_record(names[-1]).content_digest if names else None

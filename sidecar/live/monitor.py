@@ -1,0 +1,203 @@
+"""What the hot worker keeps of circuits: activity to sketches and bets, and at a tick's end to evidence. Writes no files."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sidecar.circuits.activity import Reader
+from sidecar.circuits.circuit import Bank
+from sidecar.circuits.reference import Reference
+from sidecar.circuits.sessions import Sessions, Share
+from sidecar.circuits.sketch import LiveSketch
+from sidecar.circuits.tick import TickRow
+from sidecar.circuits.watch import Settings, Watch, Watched
+from sidecar.config import Circuits as Config
+from sidecar.live.counts import CircuitCounts
+from sidecar.live.steps import Steps
+from sidecar.live.ticks import Alarms, ClosedTicks
+from sidecar.live.traces import Traces
+from sidecar.reading.circuits import PlannedCircuit
+from sidecar.reading.plan import Plan
+from sidecar.reading.read import Readings
+from sidecar.types import StepBatch
+
+MONTH_S = 30 * 86_400
+
+
+class Monitor:
+    """The circuits of one plan. Owned by the pipeline's thread.
+
+    source: one run of one replica, as sketches are marked with.
+    """
+
+    def __init__(self, plan: Plan, config: Config, share: Share, source: str, ticks: ClosedTicks) -> None:
+        self._config = config
+        self._generation = plan.generation
+        self.circuits: tuple[PlannedCircuit, ...] = plan.circuits
+        self.bank = Bank(tuple(one.circuit for one in plan.circuits), config.slices)
+        self._steps = Steps(plan.circuits, self.bank, requests_are_sessions=config.requests_are_sessions)
+        self._reader = Reader(self.bank)
+        # Another plan's sketch of the same tick is another source: the two are added, and neither is taken for the other.
+        self._sketch = LiveSketch(self.bank, f"{source}-{plan.generation}", config.tick_s)
+        self._sessions = Sessions(self.bank, share, config.sessions, secrets.randbits(32))
+        self.watch = Watch(self._watched(plan.watched), config.tick_s, Settings(config.run_length, config.cool_down))
+        self.counts = CircuitCounts(self.bank)
+        self.traces = Traces(len(self.bank.circuits))
+        self.ticks = ticks
+        self.tokens_left_out = 0  # by the ladder: read, and not sketched
+        self._tick: int | None = None
+
+    def _watched(self, told: Sequence[Watched]) -> list[Watched]:
+        """What the baseline says of the circuits as they are served now, here; of others it says nothing."""
+        replicas = self._config.replicas  # each has detectors of its own: the budget is split over them, too
+        served = {(one.name, one.model_hash, one.spec_hash, one.tokens) for one in self.bank.circuits}
+        return [
+            Watched(
+                one.circuit,
+                one.slice,
+                one.model_hash,
+                one.spec_hash,
+                one.tokens,
+                one.reference,
+                len(self.bank.slices) * replicas,
+                one.learning,
+            )
+            for one in told
+            if (one.circuit, one.model_hash, one.spec_hash, one.tokens) in served and one.slice in self.bank.slices
+        ]
+
+    def succeed(self, before: Monitor) -> None:
+        """Go on where the monitor of the plan before stopped; counts and evidence never start anew.
+
+        Where the circuits and slices are the same, sessions and the tick that runs go on too: nobody bets twice.
+        """
+        if _same(self.bank, before.bank):
+            self._sessions, self._sketch = before._sessions, before._sketch
+        else:
+            before.close()
+        self._tick = before._tick
+        self.tokens_left_out = before.tokens_left_out
+        self.counts.succeed(before.counts)
+        self.watch.restore(_going_on(before.watch, self.watch))
+
+    @property
+    def nbytes(self) -> int:
+        """Of the arrays that sketches, sessions and detectors hold: the same from the first row to the last."""
+        return self._sketch.nbytes + self._sessions.nbytes + self.watch.nbytes
+
+    @property
+    def false_alarms_promised(self) -> float:
+        """In 30 days, at most: each detector has one in ``run_length`` times its slices ticks, as long as its band holds."""
+        ticks = MONTH_S / self._config.tick_s
+        return sum(ticks / (self._config.run_length * one.slices) for one in self.watch.watched)
+
+    @property
+    def sessions(self) -> Sessions:
+        return self._sessions
+
+    def account(self, readings: Readings, batch: StepBatch) -> None:
+        """Count a step in. After the reply: nobody waits."""
+        if readings.circuits is None:
+            return
+        rows = self._steps.rows(readings.circuits, batch)
+        if rows is None or self._tick is None:
+            return
+        activity = self._reader.read(rows)
+        self._sketch.add(activity)
+        self._sketch.bet(self._sessions.take(activity, self._tick))
+        self.traces.saw(batch, readings.circuits, activity)
+
+    def leave_out(self, batch: StepBatch) -> None:
+        """A step that the ladder gave up: no share is taken of it, so that nothing is made of a part."""
+        self.tokens_left_out += batch.segments.token_count
+
+    def look(self, unix_s: float) -> None:
+        """Time passes. Called between two batches, several times a tick."""
+        tick = int(unix_s // self._config.tick_s)
+        if self._tick is None:
+            self._tick = tick
+        if tick > self._tick:  # a clock that was set back makes this tick longer, and no other one come twice
+            over, self._tick = self._tick, tick
+            self._close(over)
+
+    def close(self) -> None:
+        """The tick that runs is over."""
+        if self._tick is not None:
+            self._close(self._tick)
+
+    def _close(self, tick: int) -> None:
+        self._sketch.short(self._sessions.forget(tick - self._config.session_ticks))
+        refused = self._sketch.ticks_refused
+        rows = self._sketch.close(tick)
+        if self._sketch.ticks_refused > refused:
+            self.ticks.counts.repeated += 1
+            return
+        alarms = self._take(tick, rows)
+        self.counts.add(rows)
+        self.ticks.add(self._generation, tick, rows, alarms)
+
+    def _take(self, tick: int, rows: tuple[TickRow, ...]) -> Alarms:
+        counted = self.watch.late, self.watch.repeated, self.watch.missed
+        known = {(one.circuit, one.slice) for one in self.watch.watched}
+        alarms = self.watch.take(tick, (row for row in rows if (row.key.circuit, row.key.slice) in known))
+        now = self.watch.late, self.watch.repeated, self.watch.missed
+        late, repeated, missed = (b - a for a, b in zip(counted, now, strict=True))
+        counts = self.ticks.counts
+        counts.late, counts.repeated, counts.missed = (
+            counts.late + late,
+            counts.repeated + repeated,
+            counts.missed + missed,
+        )
+        names = [one.name for one in self.bank.circuits]
+        return tuple((one, self.traces.of(names.index(one.watched.circuit), one.leans)) for one in alarms)
+
+    def facts(self) -> dict[str, Any]:
+        """What is few, as JSON carries it."""
+        evidence, silent = self.watch.evidence.tolist(), self.watch.silent_ticks.tolist()
+        return {
+            "slices": self.bank.slices,
+            "watched": [
+                [one.circuit, one.slice, log_e, threshold, silence, one.learning]
+                for one, log_e, threshold, silence in zip(
+                    self.watch.watched, evidence, self.watch.thresholds.tolist(), silent, strict=True
+                )
+            ],
+            "sessions": {name: getattr(self._sessions.counts, name) for name in type(self._sessions.counts).__slots__},
+            "sessions_remembered": len(self._sessions),
+            "tokens_left_out": self.tokens_left_out,
+            "bytes": self.nbytes,
+            "tick_s": self._config.tick_s,
+            "false_alarms_promised": self.false_alarms_promised,
+        }
+
+
+def _going_on(before: Watch, now: Watch) -> dict[str, object]:
+    """The state of those detectors whose reference is the same: evidence against another one is no evidence."""
+    references = {(one.circuit, one.slice): one.reference for one in now.watched}
+    state = before.state()
+    state["detectors"] = [
+        told
+        for told, one in zip(state["detectors"], before.watched, strict=True)  # type: ignore[call-overload]
+        if _equal(references.get((one.circuit, one.slice)), one.reference)
+    ]
+    return state
+
+
+def _equal(one: Reference | None, other: Reference) -> bool:
+    return (
+        one is not None
+        and one.tolerance == other.tolerance
+        and np.array_equal(one.mean, other.mean)
+        and np.array_equal(one.half_width, other.half_width)
+    )
+
+
+def _same(one: Bank, other: Bank) -> bool:
+    """Whether both count the same things, wherever their columns are."""
+    return one.slices == other.slices and [(c.name, c.spec_hash, c.model_hash) for c in one.circuits] == [
+        (c.name, c.spec_hash, c.model_hash) for c in other.circuits
+    ]

@@ -1,0 +1,59 @@
+"""Ticks that closed in the hot worker, until the control process has come for them."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from sidecar.circuits.tick import TickRow
+from sidecar.circuits.watch import Alarm
+
+KEPT_TICKS = 64  # that wait for the control process; it asks several times a tick
+
+
+Alarms = tuple[tuple[Alarm, tuple[str, ...]], ...]  # each with trace ids of requests that weighed
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedTick:
+    """Everything that a tick left, on its way to the control process. generation: of the plan in force."""
+
+    number: int
+    generation: int
+    tick: int
+    rows: tuple[TickRow, ...]
+    alarms: Alarms
+
+
+@dataclass(slots=True)
+class TickCounts:
+    """What became of ticks. All only grow."""
+
+    closed: int = 0
+    late: int = 0
+    repeated: int = 0
+    missed: int = 0
+    lost: int = 0  # closed, and the control process did not come for them in time
+
+
+class ClosedTicks:
+    """Bounded: where nobody comes, the oldest are given up and counted. Owned by the pipeline's thread."""
+
+    def __init__(self) -> None:
+        self.counts = TickCounts()
+        self._kept: deque[ClosedTick] = deque()
+        self._number = 0
+
+    def add(self, generation: int, tick: int, rows: tuple[TickRow, ...], alarms: Alarms) -> None:
+        self.counts.closed += 1
+        self._number += 1
+        self._kept.append(ClosedTick(self._number, generation, tick, rows, alarms))
+        if len(self._kept) > KEPT_TICKS:
+            self._kept.popleft()
+            self.counts.lost += 1
+
+    def since(self, number: int) -> tuple[ClosedTick, ...]:
+        """What closed after that one. What came before has arrived, and is given up here."""
+        while self._kept and self._kept[0].number <= number:
+            self._kept.popleft()
+        return tuple(self._kept)

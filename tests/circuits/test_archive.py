@@ -1,0 +1,116 @@
+"""The archive: what is written is read, whole or not at all, and nothing is believed that is not a sketch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sidecar.circuits.archive import ArchiveError, ArchiveWriter, read_archive, write_archive
+from sidecar.circuits.sketch import LiveSketch
+from sidecar.cli import main
+from tests.circuits.live import read, row, step, two
+
+
+def sketched(ticks: int = 3, source: str = "a", seed: int = 0) -> list:
+    bank, rng = two(), np.random.default_rng(seed)
+    live, made = LiveSketch(bank, source, 60), []
+    for tick in range(ticks):
+        live.add(read(bank, step(rng, 100)))
+        made += live.close(tick)
+    return made
+
+
+def test_what_is_written_is_read_and_the_same_rows_give_the_same_bytes(tmp_path):
+    rows = sketched()
+    one = write_archive(tmp_path / "one.parquet", rows)
+    other = write_archive(tmp_path / "other.parquet", rows[::-1])
+    assert sorted(read_archive(one.path), key=lambda it: it.key) == sorted(rows, key=lambda it: it.key)
+    assert one.digest == other.digest
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_archive_is_never_written_over(tmp_path):
+    write_archive(tmp_path / "a.parquet", sketched(1))
+    before = (tmp_path / "a.parquet").read_bytes()
+    with pytest.raises(ArchiveError, match="a file already"):
+        write_archive(tmp_path / "a.parquet", sketched(2))
+    assert (tmp_path / "a.parquet").read_bytes() == before
+
+
+def test_other_parquet_and_other_bytes_are_refused_by_name(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    (tmp_path / "text.parquet").write_text("hello")
+    parquet.write_table(pa.table({"rows": [1]}), tmp_path / "table.parquet")
+    for name in ("text.parquet", "table.parquet", "none.parquet"):
+        with pytest.raises(ArchiveError, match=name):
+            read_archive(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("scores", [1, 2]), ("rows", -1), ("tick_s", 0), ("sources", []), ("evidence", [])]
+)
+def test_a_row_that_is_no_sketch_is_refused(tmp_path, column, value):
+    from pyarrow import parquet
+
+    path = write_archive(tmp_path / "a.parquet", sketched(1)).path
+    table = parquet.read_table(path)
+    at = table.schema.get_field_index(column)
+    values = table[column].to_pylist()
+    import pyarrow as pa
+
+    changed = table.set_column(at, table.schema.field(at), pa.array([value, *values[1:]], table.schema.field(at).type))
+    parquet.write_table(changed, tmp_path / "b.parquet")
+    with pytest.raises(ArchiveError, match="row 1"):
+        read_archive(tmp_path / "b.parquet")
+
+
+def test_the_writer_keeps_a_bounded_number_of_rows_and_counts_what_it_could_not_write(tmp_path):
+    writer = ArchiveWriter(tmp_path, "a", rows_limit=10)
+    files = [writer.add([one]) for one in sketched(6)]
+    assert writer.rows_written == 30
+    assert [one is not None for one in files].index(True) == 9
+    lost = ArchiveWriter(tmp_path / "file" / "folder", "a")
+    (tmp_path / "file").write_text("in the way")
+    lost.add(sketched(1))
+    assert lost.flush() is None
+    assert lost.rows_lost == 6
+    assert writer.flush() is not None
+    assert writer.flush() is None
+    assert sum(len(read_archive(path)) for path in tmp_path.glob("*.parquet")) == 36
+
+
+def test_merging_files_on_the_command_line_is_merging_their_rows(tmp_path, capsys):
+    files = [
+        write_archive(tmp_path / f"{name}.parquet", sketched(source=name, seed=at)).path for at, name in enumerate("ab")
+    ]
+    assert main(["sketch", "merge", *map(str, files), "--out", str(tmp_path / "both.parquet")]) == 0
+    assert (
+        main(["sketch", "merge", *map(str, files[::-1]), str(files[0]), "--out", str(tmp_path / "again.parquet")]) == 0
+    )
+    assert "18 rows; 18 that came again" in capsys.readouterr().out.splitlines()[-1]
+    assert (tmp_path / "both.parquet").read_bytes() == (tmp_path / "again.parquet").read_bytes()
+    both = read_archive(tmp_path / "both.parquet")
+    each = [one for path in files for one in read_archive(path)]
+    assert sum(one.counts.sum() for one in both) == sum(one.counts.sum() for one in each)
+    assert all(one.sources == ("a", "b") for one in both)
+
+
+def test_merging_two_specs_is_refused_on_the_command_line_and_nothing_is_written(tmp_path, capsys):
+    files = [
+        write_archive(tmp_path / f"{one}.parquet", [row([1, 2], spec_hash=one * 64, source=one)]).path for one in "ab"
+    ]
+    assert main(["sketch", "merge", *map(str, files), "--out", str(tmp_path / "out.parquet")]) == 65
+    assert "two of its spec" in capsys.readouterr().err
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_show_says_who_was_watched_when_and_how_engaged(tmp_path, capsys):
+    path = write_archive(tmp_path / "a.parquet", sketched()).path
+    assert main(["sketch", "show", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("copying  spec ssssssssssss  model mmmmmmmmmmmm  2 nodes")
+    assert "1970-01-01 00:00 to 1970-01-01 00:03 UTC, 3 ticks of 60 s" in lines[1]
+    assert len([one for one in lines if one.strip().startswith(("chat", "code", "other"))]) == 6
+    assert "sinks" in lines[3]

@@ -1,0 +1,132 @@
+"""Baselines: learned from an archive, frozen, signed; the tolerance is the smallest that stays silent on the days left out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bench.streams import BOTH, DAY, DIURNAL, IID, Kind, stream
+from probes.circuits.baseline import load_baseline
+from probes.circuits.baseline_fit import Options, fit_baseline, levels
+from probes.cli import main
+from probes.errors import LabError
+from sidecar.circuits.archive import write_archive
+from sidecar.circuits.reference import Reference, hour_of_week
+from sidecar.circuits.watch import Watch
+from sidecar.errors import ArtifactError
+from tests.circuits.live import row
+
+TICK_S = 600
+PER_TICK = TICK_S // 60
+
+
+def rows(kind: Kind, days: float, seed: int = 0, **key) -> list:
+    """Ticks of ten minutes."""
+    counts = stream(kind, int(days * DAY), np.random.default_rng(seed), sessions=6)[0]
+    merged = counts.reshape(-1, PER_TICK, counts.shape[-1]).sum(axis=1)
+    return [row(one.tolist(), tick=tick, tick_s=TICK_S, **key) for tick, one in enumerate(merged)]
+
+
+def archived(folder, made: list, name: str = "a.parquet"):
+    return write_archive(folder / name, made).path
+
+
+def test_two_weeks_of_traffic_that_follows_the_hour_give_a_frozen_reference_that_follows_it(tmp_path, capsys):
+    path = archived(tmp_path, rows(BOTH, 14))
+    out = tmp_path / "baseline"
+    assert main(["baseline", "fit", str(path), "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "frozen: 14.0 days" in told
+    baseline = load_baseline(out, root=out)
+    (watched,) = baseline.watched
+    assert baseline.manifest.state == "frozen"
+    assert baseline.manifest.left_out == 14
+    assert watched.reference.tolerance == 0.05
+    mean = watched.reference.mean
+    noon, midnight = mean[[12, 36, 60, 84]].mean(), mean[[0, 24, 48, 72]].mean()
+    assert 0.15 < noon - midnight < 0.25  # +-10 points on working days
+    assert not watched.learning
+    watch = Watch(baseline.watched, TICK_S)
+    later = rows(BOTH, 14, seed=9)  # other weeks like it
+    assert all(watch.take(one.key.tick, [one]) == () for one in later)
+
+
+def test_without_the_hour_the_same_traffic_needs_a_tolerance_as_wide_as_its_swing(tmp_path):
+    path = archived(tmp_path, rows(DIURNAL, 8))
+    made = fit_baseline([path], tmp_path / "b", Options(buckets=1))
+    assert made.circuits[0].tolerance >= 0.08
+    assert made.buckets == 1
+
+
+def test_under_a_week_it_is_learning_and_says_so(tmp_path, capsys):
+    path = archived(tmp_path, rows(IID, 5))
+    assert main(["baseline", "fit", str(path), "--out", str(tmp_path / "b")]) == 0
+    assert "learning: 5.0 days are less than a week" in capsys.readouterr().out
+    assert load_baseline(tmp_path / "b", root=tmp_path / "b").watched[0].learning
+
+
+@pytest.mark.parametrize("change", [{"spec_hash": "x" * 64}, {"model_hash": "x" * 64}])
+def test_two_specs_or_models_of_a_circuit_are_refused(tmp_path, change, capsys):
+    files = [
+        archived(tmp_path, rows(IID, 2), "a.parquet"),
+        archived(tmp_path, rows(IID, 2, source="b", **change), "b.parquet"),
+    ]
+    assert main(["baseline", "fit", *map(str, files), "--out", str(tmp_path / "b")]) == 1
+    assert "two of its" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+def test_circuits_of_two_models_are_no_baseline(tmp_path):
+    made = [*rows(IID, 2), *rows(IID, 2, circuit="copying", model_hash="x" * 64)]
+    with pytest.raises(LabError, match="2 models"):
+        fit_baseline([archived(tmp_path, made)], tmp_path / "b", Options())
+
+
+def test_an_incident_in_the_history_widens_the_tolerance_or_is_refused_and_is_never_learned_in_silence(tmp_path):
+    made = rows(IID, 10)
+    for at in range(700, 760):  # ten hours without any engaged token
+        made[at] = row([60, 0, 0, 0, 0], tick=at, tick_s=TICK_S)
+    with pytest.raises(LabError, match="alarms even at a tolerance"):
+        fit_baseline([archived(tmp_path, made)], tmp_path / "b", Options())
+
+
+def test_no_tolerance_below_the_least_is_tried_and_a_smaller_least_finds_a_smaller_one(tmp_path):
+    path = archived(tmp_path, rows(IID, 8))
+    assert fit_baseline([path], tmp_path / "a", Options()).circuits[0].tolerance == 0.05
+    assert fit_baseline([path], tmp_path / "b", Options(at_least=0.03)).circuits[0].tolerance == 0.03
+
+
+def test_a_baseline_is_signed_and_verified_like_any_artifact_and_a_change_is_told(tmp_path):
+    out, key = tmp_path / "b", tmp_path / "key"
+    fit_baseline([archived(tmp_path, rows(IID, 8))], out, Options())
+    assert main(["keygen", str(key)]) == 0
+    assert main(["sign", str(out), "--key", str(key)]) == 0
+    assert main(["verify", str(out), "--key", f"{key}.pub"]) == 0
+    manifest = (out / "manifest.json").read_text()
+    (out / "manifest.json").write_text(manifest.replace('"tolerance": 0.05', '"tolerance": 0.5'))
+    assert main(["verify", str(out), "--key", f"{key}.pub"]) == 5
+    with pytest.raises(ArtifactError, match="content_digest"):
+        load_baseline(out, root=out)
+
+
+def test_an_hour_with_hardly_a_session_is_taken_with_the_same_hour_of_other_days_and_one_with_none_knows_nothing():
+    evidence = np.zeros((168, 1, 5), np.int64)
+    evidence[:, 0] = [100, 100, 100, 100, 100]
+    evidence[3, 0], evidence[3 + 24, 0] = [1, 0, 0, 0, 0], [0, 0, 0, 0, 1000]
+    evidence[5::24, 0] = 0
+    found = levels(evidence)
+    assert found.mean[0, 3] == pytest.approx(levels_mean(evidence[3::24, 0].sum(axis=0)))
+    assert found.mean[0, 4] == 0.5
+    assert (found.half_width[0, 5::24] == 1.0).all()
+    reference = Reference(found.mean[0].astype(float), found.half_width[0].astype(float), 0.05)
+    at_s = next(at * 3600 for at in range(168) if hour_of_week(at * 3600) == 5)
+    assert (reference.band(at_s).low, reference.band(at_s).high) == (0.0, 1.0)
+
+
+def levels_mean(counts: np.ndarray) -> float:
+    return float(counts @ np.arange(5) / 4 / counts.sum())
+
+
+def test_one_day_is_nothing_to_compare_with_itself(tmp_path):
+    with pytest.raises(LabError, match="nothing to compare"):
+        fit_baseline([archived(tmp_path, rows(IID, 0.5))], tmp_path / "b", Options())

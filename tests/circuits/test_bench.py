@@ -1,0 +1,57 @@
+"""What the bench of circuits compares is what it says: the same streams, exact intervals, peers that can see."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from bench.circuits import Rate, main
+from bench.drift_peers import PEERS, alarms
+from bench.streams import AR1, BOTH, BURSTY, DAY, IID, MEAN, SESSIONS, diurnal, stream, tick_means
+
+
+@pytest.mark.parametrize("kind", [IID, AR1, BOTH, BURSTY], ids=lambda one: one.name)
+def test_a_null_stream_has_the_mean_that_it_says(kind):
+    counts = stream(kind, 2 * DAY, np.random.default_rng(0), streams=10)
+    means = tick_means(counts)
+    expected = MEAN + (diurnal(0, 2 * DAY).mean() if kind.diurnal else 0.0)
+    assert np.nanmean(means) == pytest.approx(expected, abs=0.01)
+    if not kind.bursts:
+        assert counts.sum(axis=2).mean() == pytest.approx(SESSIONS, rel=0.02)
+
+
+def test_a_poisson_interval_is_exact():
+    assert Rate(0, 1.0).interval == (0.0, pytest.approx(3.6889, abs=1e-4))
+    low, high = Rate(10, 2.0).interval
+    assert (low, high) == (pytest.approx(4.7954 / 2, abs=1e-4), pytest.approx(18.3904 / 2, abs=1e-4))
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_every_peer_can_see_a_change_that_is_large_and_stays(name):
+    rng = np.random.default_rng(0)
+    sound = rng.normal(0.3, 0.05, 3000)
+    changed = np.concatenate((rng.normal(0.3, 0.05, 400), rng.normal(0.9, 0.05, 400)))
+    if name == "river PageHinkley":
+        changed = np.concatenate((changed, rng.normal(0.9, 0.05, 4000)))  # its threshold of 50 takes its time
+    found = alarms(PEERS[name].learn(sound), changed, 10)
+    assert any(tick >= 400 for tick in found)
+
+
+@pytest.mark.timeout(400)
+def test_the_short_form_has_every_figure_and_writes_only_where_it_is_told(tmp_path, monkeypatch):
+    from bench import circuits
+
+    monkeypatch.setattr(circuits, "RESULTS", tmp_path / "never.json")
+    monkeypatch.setattr(circuits, "NULLS", (IID, BOTH))
+    out = tmp_path / "out.json"
+    assert main(["--short", "--only", "streams", "costs", "--out", str(out)]) == 0
+    rows = {row["name"]: row for row in json.loads(out.read_text())}
+    assert not (tmp_path / "never.json").exists()
+    assert rows["false alarms per 30 d, ours, all null streams"]["met"]
+    assert rows["sessions until a full ablation is seen, ours"]["met"]
+    assert rows["random shardings that merge to the same bits"]["met"]
+    for name in PEERS:
+        assert f"false alarms per 30 d, {name}, less the hour, diurnal + AR(1)" in rows
+        assert f"ticks until a full ablation is seen, {name}" in rows

@@ -1,0 +1,169 @@
+"""Rounds of canaries through a whole sidecar: what moved is told from what did not, and an engine that is gone from a quiet one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from probes.cli import main as probes
+from sidecar.circuits.record import read_record
+from sidecar.cli import main as sidecar
+from tests.circuits.served import Live, live, write_validated
+from tests.circuits.small import LAYER, MLP
+from tests.circuits.stub_engine import States, StubEngine
+from tests.service_fixtures import private_folder
+
+CIRCUIT = {"circuit": "going_on"}
+ALL = {**CIRCUIT, "slice": "all"}
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    with private_folder() as made:
+        write_validated(made / "artifacts" / "going_on")
+        (made / "token").write_text("a token")
+        (made / "prompts").write_text("\n".join(f"prompt {number}" for number in range(8)))
+        yield made
+
+
+@contextmanager
+def watched(home: Path, engine: StubEngine, url: str, **more: Any) -> Iterator[Live]:
+    flags = {
+        "circuits.archive": str(home / "archive"),
+        "circuits.requests_are_sessions": True,
+        "circuits.tick_s": 60,
+        "canary.url": url,
+        "canary.path": "/v1/completions",
+        "canary.token_file": str(home / "token"),
+        "canary.prompts": str(home / "prompts"),
+        "canary.every_s": 100.0,
+        "coverage.forget_s": 1e8,
+    }
+    with live(home, home / "artifacts", flags | more) as one:
+        engine.live = one
+        yield one
+        engine.live = None
+
+
+def rounds(one: Live, many: int, outcome: str = "whole") -> None:
+    """Wait until so many have ended; a round is due whenever the clock has moved on."""
+    ends = time.monotonic() + 20.0
+    while one.value("canary_rounds_total", outcome=outcome) < many:
+        assert time.monotonic() < ends, one.client.series()
+        one.clock.advance(101.0)
+        time.sleep(0.05)  # other threads: there is nothing of theirs to wait on
+
+
+def recorded(home: Path, engine: StubEngine, url: str) -> dict[str, str]:
+    """The setting of a reference that was recorded on the sound engine."""
+    with watched(home, engine, url) as one:
+        rounds(one, 3)
+        assert one.value("canary_recorded") == 0
+        assert one.value("circuit_tokens_total", **ALL) == 0
+    out = str(home / "reference")
+    assert sidecar(["canary", "record", str(home / "archive"), "--out", out, "--rounds", "3"]) == 0
+    return {"canary.reference": out}
+
+
+@pytest.fixture
+def engine() -> Iterator[tuple[StubEngine, str]]:
+    made = StubEngine("a token")
+    with made.running() as url:
+        yield made, url
+
+
+def scaled(where: Any, by: float) -> Callable[[States], States]:
+    return lambda states: states | {where: states[where] * np.float32(by)}
+
+
+def test_a_model_that_is_the_same_is_quiet_and_one_whose_head_is_scaled_by_a_tenth_has_moved(home, engine) -> None:
+    stub, url = engine
+    more = recorded(home, stub, url)
+    with watched(home, stub, url, **more) as one:
+        rounds(one, 2)
+        assert one.value("circuit_canary_moved", **CIRCUIT) == 0
+        assert one.value("canary_distance", tap_point=MLP.name) < 1
+        stub.change = scaled(LAYER, 0.9)
+        rounds(one, 4)
+        assert one.value("circuit_canary_moved", **CIRCUIT) == 1
+        assert one.value("canary_moved", tap_point=LAYER.name) == 1
+        assert one.value("canary_moved", tap_point=MLP.name) == 0
+        assert one.value("canary_first_moved_info", tap_point=LAYER.name) == 1
+        stub.change = lambda states: states
+        rounds(one, 6)
+        assert one.value("circuit_canary_moved", **CIRCUIT) == 0
+
+
+def test_an_engine_that_does_not_answer_is_missing_and_not_quiet(home, engine) -> None:
+    stub, url = engine
+    more = recorded(home, stub, url)
+    with watched(home, stub, url, **more) as one:
+        rounds(one, 1)
+        stub.change = None
+        rounds(one, 1, "partial")
+        age = one.value("canary_age_seconds")
+        one.clock.advance(1000.0)
+        assert one.value("canary_age_seconds") >= age + 1000
+
+
+def test_states_that_are_not_numbers_are_no_sign_of_health(home, engine) -> None:
+    stub, url = engine
+    more = recorded(home, stub, url)
+    with watched(home, stub, url, **more) as one:
+        rounds(one, 2)
+        stub.change = lambda states: states | {LAYER: states[LAYER] * np.float32(1e30)}  # its energy overflows
+        rounds(one, 4)
+        moved = one.value("circuit_canary_moved", **CIRCUIT)
+        shown = [name for name in one.client.series() if "circuit_canary_distance" in name]
+        assert moved == 1 or not shown
+
+
+def test_whoever_does_not_know_the_token_is_traffic(home, engine) -> None:
+    stub, url = engine
+    (home / "token").write_text("a wrong one")
+    with watched(home, stub, url) as one:
+        one.clock.advance(101.0)
+        ends = time.monotonic() + 10.0
+        while stub.asked < 8:
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+        one.tick()
+        assert one.value("circuit_tokens_total", **ALL) > 0
+        assert one.value("canary_rounds_total", outcome="whole") == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda states: states, "traffic"),
+        (scaled(LAYER, 0.5), "model"),
+    ],
+)
+def test_an_alarm_is_diagnosed_by_two_rounds_that_it_asks_for_itself(home, engine, change, cause: str) -> None:
+    stub, url = engine
+    more = recorded(home, stub, url)
+    with live(
+        home, home / "artifacts", {"circuits.archive": str(home / "learn"), "circuits.requests_are_sessions": True}
+    ) as one:
+        one.traffic(30, 0.5)
+    sketches = sorted(str(path) for path in (home / "learn").glob("*.parquet"))
+    assert probes(["baseline", "fit", *sketches, "--one-bucket", "--out", str(home / "artifacts" / "baseline")]) == 0
+    with watched(home, stub, url, **more, **{"canary.every_s": 1e8}) as one:
+        rounds(one, 1)
+        stub.change = change
+        one.traffic(8, 0.0, seed=2)
+        ends = time.monotonic() + 20.0
+        while not one.value("circuit_alarms_total", cause=cause, **ALL):
+            assert time.monotonic() < ends, {
+                k: v for k, v in one.client.series().items() if "alarm" in k or "canary" in k
+            }
+            time.sleep(0.05)
+        assert one.value("canary_rounds_total", outcome="whole") == 3
+    (path,) = (home / "archive").glob("*.json")
+    assert read_record(path).diagnosis == cause

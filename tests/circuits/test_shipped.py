@@ -1,0 +1,77 @@
+"""The circuits that are shipped say of themselves what their findings say, and nothing better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from probes.circuits.artifact import fit, load_circuit
+from probes.circuits.behaviours import find_pairs
+from probes.circuits.choosing import choose
+from probes.circuits.draft import read_draft
+from probes.circuits.replacing import Ablation
+from probes.circuits.reporting.page import HTML, render
+from probes.circuits.running import Decoder
+from probes.circuits.shipping import SHIPPED, read_recipe, recipe_names
+from probes.circuits.universe import nodes_of
+from probes.circuits.validation.ablating import Ablated
+from probes.circuits.validation.gates import gates
+from probes.circuits.watching import read
+from probes.envelope import MANIFEST, WEIGHTS
+from sidecar.types import Evidence
+from tests.lab.test_report import checked
+
+NAMES = sorted(path.parent.name for path in SHIPPED.glob(f"*/{MANIFEST}"))
+
+
+def test_every_recipe_is_shipped_and_nothing_without_one():
+    assert tuple(NAMES) == recipe_names()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_circuit_is_sound_and_its_gates_are_those_of_its_findings(name):
+    about = load_circuit(SHIPPED / name, root=SHIPPED).manifest
+    assert about.name == name
+    assert about.findings is not None
+    assert about.gates == gates(about.findings, about.score)
+    assert about.evidence is (Evidence.UNVERIFIED if about.failed else Evidence.USED)
+    assert about.behaviour == read_recipe(name).behaviour
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_nodes_are_those_that_its_draft_chooses_by_the_recipe(name):
+    about = load_circuit(SHIPPED / name, root=SHIPPED).manifest
+    draft = read_draft(SHIPPED / name)
+    chosen = choose(draft, read_recipe(name).share)
+    assert about.parts == chosen.nodes
+    assert draft.pairs_digest != about.findings.pairs_digest
+    assert draft.model.weights_digest == about.model.weights_digest
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_report_is_that_of_its_manifest_and_small(name):
+    about = load_circuit(SHIPPED / name, root=SHIPPED).manifest
+    assert (SHIPPED / name / HTML).read_text(encoding="utf-8") == render(about)
+    checked(render(about))
+    sizes = {path.name: path.stat().st_size for path in (SHIPPED / name).iterdir()}
+    assert sizes[MANIFEST] + sizes[WEIGHTS] < 256 << 10
+    assert sum(sizes.values()) < 1 << 20
+
+
+def test_induction_is_validated():
+    assert load_circuit(SHIPPED / "induction", root=SHIPPED).manifest.evidence is Evidence.USED
+
+
+@pytest.mark.model
+def test_on_the_real_model_induction_is_engaged_where_it_is_called_for_and_not_once_it_is_ablated(smollm2: Path):
+    from probes.activations.model import open_model
+
+    lab = open_model(smollm2)
+    circuit = load_circuit(SHIPPED / "induction", root=SHIPPED)
+    assert fit(circuit.manifest, lab.identity).evidence is Evidence.USED
+    pairs = find_pairs("induction:8:7", lab)
+    ablated = Ablated(Decoder(lab.model), pairs, Ablation.MEAN, nodes_of(lab.model))
+    points = [place.where for place in circuit.manifest.places]
+    at_work, without = (read(circuit, ablated.rows(nodes, points)[1]) for nodes in ((), circuit.manifest.parts))
+    assert at_work.engaged.mean() > without.engaged.mean() + 0.4
