@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from probes.manifest import SCHEMA, Manifest
+from probes.manifest import SCHEMA, Manifest, ServingConfig
 from probes.safefile import list_names, read_regular
 from probes.strictjson import canonical, pretty, strict_object
 from probes.weights import LIMIT_BYTES, Weights, dump_weights, parse_weights
@@ -112,32 +112,23 @@ def fit(manifest: Manifest, model: ModelIdentity) -> Fit:
     architecture, number of layers, width or tokenizer. Another or unknown weights digest, dtype, quantisation or
     engine, or a tokenizer that is not known, is stale: shown, never paging; unless a gate passed at just that config.
     """
-    made = manifest.model
+    made, served = manifest.model, ServingConfig(model.weights_digest, model.dtype, model.quantisation, model.engine)
     fixed = [
         ("architecture", made.architecture, model.architecture),
         ("layers", made.layers, model.layers),
         ("layers of the encoder", made.encoder_layers or 0, model.encoder_layers),
         ("width", manifest.feature_contract.width, model.width),
     ]
-    moving = [
-        ("weights digest", made.weights_digest, model.weights_digest),
-        ("dtype", made.dtype, model.dtype),
-        ("quantisation", made.quantisation, model.quantisation),
-        ("engine", made.engine, model.engine),
-    ]
+    names = [name.replace("_", " ") for name in ServingConfig._fields]
+    moving = list(zip(names, made.serving, served, strict=True))
     tokenizer = ("tokenizer digest", made.tokenizer_digest, model.tokenizer_digest)
     (moving if not model.tokenizer_digest else fixed).append(tokenizer)
     if others := _differences(fixed):
         raise ArtifactError(ArtifactReason.OTHER_MODEL, f"{manifest.name} was made for another model: {others}")
-    if (moved := _differences(moving)) and not _admitted(manifest, model):
+    admitted = bool(model.tokenizer_digest) and any(served == one.serving for one in manifest.admitted)
+    if (moved := _differences(moving)) and not admitted:
         return Fit(Evidence.STALE, f"the serving configuration has moved: {moved}")
     return Fit(manifest.evidence, f"it failed its gates: {', '.join(manifest.failed)}" if manifest.failed else "")
-
-
-def _admitted(manifest: Manifest, model: ModelIdentity) -> bool:
-    served = (model.weights_digest, model.dtype, model.quantisation, model.engine)
-    configs = {(one.weights_digest, one.dtype, one.quantisation, one.engine) for one in manifest.admitted}
-    return bool(model.tokenizer_digest) and served in configs
 
 
 def content_digest(fields: Mapping[str, Any], weights_bytes: bytes) -> str:

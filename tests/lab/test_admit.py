@@ -18,18 +18,19 @@ from tests.lab.planted import planted_store
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same texts in float32, in float16, and moved; an artifact of the first."""
+    """The same texts in float32, in float16, served as bfloat16, and moved; an artifact of the first."""
     root = tmp_path_factory.mktemp("admit")
     planted_store(root / "float32", n=640, layers=2)
     planted_store(root / "float16", n=640, layers=2, dtype="float16", served_dtype="float16")
+    planted_store(root / "bfloat16", n=640, layers=2, dtype="float16", served_dtype="bfloat16")
     planted_store(root / "moved", n=640, layers=2, shift=1.0)
     make_draft(root / "draft", ActivationStore.open(root / "float32"))
     pack(root / "draft", root / "artifact")
     return root
 
 
-def gated(root: Path, artifact: Path, candidate: str, into: Path) -> int:
-    given = ["--artifact", str(artifact), "--reference", str(root / "float32"), "--candidate", str(root / candidate)]
+def gated(root: Path, artifact: Path, candidate: str, into: Path, *, reference: str = "float32") -> int:
+    given = ["--artifact", str(artifact), "--reference", str(root / reference), "--candidate", str(root / candidate)]
     return main(["gate", *given, "--admit", str(into)])
 
 
@@ -66,3 +67,22 @@ def test_what_did_not_pass_is_not_admitted(root, tmp_path, capsys):
     assert gated(root, root / "artifact", "moved", tmp_path / "none") == 1
     assert "is not admitted: the gate says THRESHOLD_STALE" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("candidate", ["float16", "bfloat16"], ids=["the same states twice", "another foreign config"])
+def test_a_comparison_with_a_config_where_it_is_not_at_home_admits_nothing(root, tmp_path, capsys, candidate):
+    assert gated(root, root / "artifact", candidate, tmp_path / "none", reference="float16") == 1
+    said = capsys.readouterr()
+    assert "PASS" in said.out, "what is compared there is alike"
+    assert "is not at home where the reference was collected (weights aaaaaaaaaaaa, float16, " in said.err
+    assert (
+        "collect the reference where it is: weights aaaaaaaaaaaa, float32, quantisation none, transformers" in said.err
+    )
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_was_admitted_may_be_the_reference_of_the_next(root, tmp_path):
+    assert gated(root, root / "artifact", "float16", tmp_path / "once") == 0
+    assert gated(root, tmp_path / "once", "bfloat16", tmp_path / "twice", reference="float16") == 0
+    twice = load_artifact(tmp_path / "twice", root=tmp_path).manifest
+    assert [one.dtype for one in twice.admitted] == ["float16", "bfloat16"]
