@@ -16,10 +16,11 @@ def admit(artifact: Artifact, reference: ModelBinding, candidate: ModelBinding, 
     """Write the artifact's next patch version, which is not signed, to ``into``; return its manifest.
 
     reference, candidate: the models whose states were compared. Raises LabError if the artifact is not at home at the
-    reference, if the gate did not pass, or if ``into`` cannot be written.
+    reference, if it tells these texts apart worse than its own, if the gate did not pass, or if ``into`` cannot be written.
     """
     about = artifact.manifest
     _must_be_at_home(about, reference.serving)
+    _must_be_its_texts(about, found)
     if found.verdict is not Verdict.PASS:
         raise LabError(f"{about.name} is not admitted: the gate says {found.verdict.value}")
     fields = about.model_dump(
@@ -41,6 +42,17 @@ def _must_be_at_home(about: Manifest, reference: ServingConfig) -> None:
         raise LabError(
             f"{about.name} is not admitted: it is not at home where the reference was collected ({_told(reference)}); "
             f"collect the reference where it is: {_told(about.model.serving)}"
+        )
+
+
+def _must_be_its_texts(about: Manifest, found: Gated) -> None:
+    """On texts that it cannot tell apart anywhere, that it decides as before shows next to nothing."""
+    assert about.quality is not None, "the manifest's validator guarantees it for a probe"
+    least, most = about.quality.auroc_interval[0], found.at_home[1]
+    if most < least:
+        raise LabError(
+            f"{about.name} is not admitted: where it is at home its AUROC on these texts is {most:.3f} at most, on its own it is "
+            f"{least:.3f} at least; compare it on texts of the kind that it is for"
         )
 
 

@@ -86,3 +86,14 @@ def test_what_was_admitted_may_be_the_reference_of_the_next(root, tmp_path):
     assert gated(root, tmp_path / "once", "bfloat16", tmp_path / "twice", reference="float16") == 0
     twice = load_artifact(tmp_path / "twice", root=tmp_path).manifest
     assert [one.dtype for one in twice.admitted] == ["float16", "bfloat16"]
+
+
+def test_texts_that_it_cannot_tell_apart_at_home_admit_nothing(root, tmp_path, capsys):
+    for name, dtype in (("weak", "float32"), ("weak16", "float16")):
+        planted_store(tmp_path / name, n=640, layers=2, strength=0.5, dtype=dtype, served_dtype=dtype)
+    assert gated(tmp_path, root / "artifact", "weak16", tmp_path / "none", reference="weak") == 1
+    said = capsys.readouterr()
+    assert "PASS" in said.out
+    assert "is not admitted: where it is at home its AUROC on these texts is 0." in said.err
+    assert "compare it on texts of the kind that it is for" in said.err
+    assert not (tmp_path / "none").exists()
