@@ -49,11 +49,11 @@ test: .venv/.dev
 test-faults: .venv/.dev
 	OMP_NUM_THREADS=1 FULL=$(FULL) $(PY) -m pytest -m overload tests/faults/full $(ARGS)
 
-# One engine at a time: each takes what the machine has. Where the registry's torch is a CUDA build, ENGINE_TORCH says where a
+# An engine to a core, JOBS at once: a vLLM is mostly its start, on one core. Where the registry's torch is a CUDA build, ENGINE_TORCH says where a
 # CPU build is: make test-engines ENGINE_TORCH='torch==2.13.0 --index-url ...'
 test-engines: .venv/.dev
 	ENGINE_TORCH='$(ENGINE_TORCH)' $(PY) -m tests.engines.environment
-	OMP_NUM_THREADS=1 FULL=$(FULL) ENGINE_TORCH='$(ENGINE_TORCH)' $(PY) -m pytest -m engines tests/engines $(ARGS)
+	OMP_NUM_THREADS=1 FULL=$(FULL) ENGINE_TORCH='$(ENGINE_TORCH)' $(PY) -m pytest -n $(JOBS) --dist loadfile -m engines tests/engines $(ARGS)
 
 # Circuits: two processes, minutes. FULL=1: more than a hundred simulated months without a false alarm, and a thousand shardings.
 test-circuits: .venv/.dev
@@ -78,9 +78,11 @@ bench-circuits: .venv/.dev
 protos: .venv/.dev
 	$(PY) protos/generate.py
 
-# What only a GPU can show: skipped with a reason without one. VLLM_PYTHON: an interpreter with vLLM for CUDA and this package.
+# What only a GPU can show: skipped with a reason without one. VLLM_PYTHON: an interpreter with vLLM for CUDA and this package;
+# with it the cost is measured too, into bench/vllm_gpu.json.
 gpu-check: .venv/.dev
 	$(PY) -m pytest -m gpu -rs -s tests/tap tests/engines/test_vllm_gpu.py $(ARGS)
+	@[ -z "$$VLLM_PYTHON" ] || $(PY) -m bench.vllm_gpu
 
 # The wire contract that others were built against. Make it anew only when a release is cut.
 image: .venv/.dev

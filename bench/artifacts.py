@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ BENCH_MODEL: dict[str, Any] = {
 }
 
 
-def write_artifacts(root: Path, width: int, taps: int, directions: int, threshold: float = 0.99) -> None:
-    """``directions`` at each of the first ``taps`` blocks: linear probes, and one positive control as the last."""
+def write_artifacts(
+    root: Path, width: int, taps: int, directions: int, threshold: float = 0.99, model: Mapping[str, Any] = BENCH_MODEL
+) -> None:
+    """``directions`` at each of the first ``taps`` blocks of the model: linear probes, and one positive control as the last."""
     rng = np.random.default_rng(0)
     for layer in range(taps):
         for number in range(directions):
@@ -33,12 +36,12 @@ def write_artifacts(root: Path, width: int, taps: int, directions: int, threshol
             control = number == directions - 1
             name = f"control_{layer}" if control else f"probe_{layer}_{number}"
             fields = _control_fields() if control else _probe_fields(number, threshold)
-            common = _common(name, layer, width, "positive_control" if control else "linear_probe")
+            common = _common(name, layer, width, "positive_control" if control else "linear_probe", model)
             save_artifact(root / name, {**common, **fields}, direction, np.zeros(1, dtype=np.float32))
 
 
-def _common(name: str, layer: int, width: int, kind: str) -> dict[str, Any]:
-    model = {key: value for key, value in BENCH_MODEL.items() if key != "engine_version"}
+def _common(name: str, layer: int, width: int, kind: str, model: Mapping[str, Any]) -> dict[str, Any]:
+    told = {key: value for key, value in model.items() if key != "engine_version"}
     return {
         "kind": kind,
         "name": name,
@@ -46,7 +49,7 @@ def _common(name: str, layer: int, width: int, kind: str) -> dict[str, Any]:
         "description": "random direction for a benchmark",
         "tap_point": f"blocks.{layer}.resid_post",
         "feature_contract": {"hook_point": "resid_post", "width": width, "token_span": "all"},
-        "model": model,
+        "model": told,
         "training_data": {"name": "none", "digest": "c" * 64, "rows": 1, "licence": "none"},
         "licence": "Apache-2.0",
     }

@@ -33,10 +33,18 @@ from tests.engines.environment import VLLM
 from tests.engines.vllm_server import VllmServer
 
 RESULTS = Path(__file__).parent / "vllm.json"
-_CLIENTS, _TOKENS, _REQUESTS = 8, 48, 16
 _COST = re.compile(r"tap_cost steps=(\d+) tap_cpu_ns=(\d+) forward_cpu_ns=(\d+)")
 _CONNECTED_S = 30.0
 _PROMPT = "Write two sentences about how bread is made, and one about who makes it. Number {}."
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a round asks of a server: so many requests, of so many tokens each, by so many clients at once."""
+
+    clients: int = 8
+    requests: int = 16
+    tokens: int = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +84,22 @@ class Phase:
         yield Row(f"vLLM requests failed, {self.name}", sum(one.failed for one in self.tapped)).at_most(0)
 
 
-def load(server: VllmServer, number: int) -> Round:
-    """A round: so many requests by so many clients, each another prompt, so that no prefix is cached for long."""
+def serve(server: VllmServer, number: int, load: Load) -> Round:
+    """A round: each request is another prompt, so that no prefix is cached for long."""
 
     def ask(place: int) -> tuple[float, int]:
         begun_s = time.perf_counter()
         try:
-            done = server.complete(_PROMPT.format(number * _REQUESTS + place), max_tokens=_TOKENS, ignore_eos=True)
+            done = server.complete(
+                _PROMPT.format(number * load.requests + place), max_tokens=load.tokens, ignore_eos=True
+            )
         except Exception:  # noqa: BLE001 - counted: none may fail
             return time.perf_counter() - begun_s, 0
         return time.perf_counter() - begun_s, len(done.tokens)
 
     begun_s = time.perf_counter()
-    with ThreadPoolExecutor(_CLIENTS) as pool:
-        made = list(pool.map(ask, range(_REQUESTS)))
+    with ThreadPoolExecutor(load.clients) as pool:
+        made = list(pool.map(ask, range(load.requests)))
     took_s = time.perf_counter() - begun_s
     return Round(sum(n for _, n in made) / took_s, tuple(s for s, _ in made), sum(not n for _, n in made))
 
@@ -100,11 +110,11 @@ def cost(server: VllmServer) -> tuple[int, int, int]:
     return tuple(map(int, told[-1].groups())) if told else (0, 0, 0)  # type: ignore[return-value]  # three groups
 
 
-def measure(name: str, bare: VllmServer, tapped: VllmServer, rounds: int) -> Phase:
+def measure(name: str, bare: VllmServer, tapped: VllmServer, rounds: int, load: Load = Load()) -> Phase:
     phase, before = Phase(name), cost(tapped)
     for number in range(rounds + 1):  # the first one warms
         for server, line in ((bare, phase.bare), (tapped, phase.tapped))[:: 1 if number % 2 else -1]:
-            made = load(server, number)
+            made = serve(server, number, load)
             if number:
                 line.append(made)
     steps, tap_ns, forward_ns = (now - then for now, then in zip(cost(tapped), before, strict=True))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from probes.envelope import MANIFEST, MANIFEST_LIMIT_BYTES, WEIGHTS, Form, content_digest, refuse_pickles
-from probes.home import Fit, moved_from
+from probes.home import Fit, moved_from, served_as
 from probes.manifest import SCHEMA, Manifest
 from probes.weights import Weights, dump_weights, parse_weights
 from sidecar.errors import ArtifactError, ArtifactReason
@@ -70,16 +70,11 @@ def fit(manifest: Manifest, model: ModelIdentity) -> Fit:
     architecture, number of layers, width or tokenizer. Another or unknown weights digest, dtype, quantisation or
     engine, or a tokenizer that is not known, is stale: shown, never paging; unless a gate passed at just that config.
     """
+    admitted = bool(model.tokenizer_digest) and any(served_as(model) == one.serving for one in manifest.admitted)
     moved = moved_from(manifest.name, manifest.model, manifest.feature_contract.width, model)
-    if moved and not _admitted(manifest, model):
+    if moved and not admitted:
         return Fit(Evidence.STALE, f"the serving configuration has moved: {moved}")
     return Fit(manifest.evidence, f"it failed its gates: {', '.join(manifest.failed)}" if manifest.failed else "")
-
-
-def _admitted(manifest: Manifest, model: ModelIdentity) -> bool:
-    served = (model.weights_digest, model.dtype, model.quantisation, model.engine)
-    configs = {(one.weights_digest, one.dtype, one.quantisation, one.engine) for one in manifest.admitted}
-    return bool(model.tokenizer_digest) and served in configs
 
 
 def _parse(manifest: Manifest, data: bytes) -> Weights:

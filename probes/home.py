@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from probes.manifest.binding import ModelBinding
+from probes.manifest.binding import ModelBinding, ServingConfig
 from sidecar.errors import ArtifactError, ArtifactReason
 from sidecar.types import Evidence, ModelIdentity
 
@@ -16,6 +16,10 @@ class Fit:
 
     evidence: Evidence
     reason: str
+
+
+def served_as(model: ModelIdentity) -> ServingConfig:
+    return ServingConfig(model.weights_digest, model.dtype, model.quantisation, model.engine)
 
 
 def moved_from(name: str, made: ModelBinding, width: int, model: ModelIdentity) -> str:
@@ -31,12 +35,8 @@ def moved_from(name: str, made: ModelBinding, width: int, model: ModelIdentity) 
         ("layers of the encoder", made.encoder_layers or 0, model.encoder_layers),
         ("width", width, model.width),
     ]
-    moving = [
-        ("weights digest", made.weights_digest, model.weights_digest),
-        ("dtype", made.dtype, model.dtype),
-        ("quantisation", made.quantisation, model.quantisation),
-        ("engine", made.engine, model.engine),
-    ]
+    names = [name.replace("_", " ") for name in ServingConfig._fields]
+    moving = list(zip(names, made.serving, served_as(model), strict=True))
     tokenizer = ("tokenizer digest", made.tokenizer_digest, model.tokenizer_digest)
     (moving if not model.tokenizer_digest else fixed).append(tokenizer)
     if others := _differences(fixed):

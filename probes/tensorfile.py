@@ -9,13 +9,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from safetensors.numpy import save
 
 from probes.strictjson import strict_object
+from probes.tensor_entry import TensorEntry, parse_entry
 from sidecar.errors import ArtifactError, ArtifactReason
 from sidecar.types import FloatArray
 
@@ -25,13 +25,6 @@ _LENGTH_BYTES = 8
 
 # Gets the shapes of all tensors by name, before any number is read; raises ArtifactError if they are not those that it wants.
 CheckShapes: TypeAlias = Callable[[Mapping[str, tuple[int, ...]]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    shape: tuple[int, ...]
-    start: int
-    stop: int
 
 
 def dump_tensors(tensors: Mapping[str, FloatArray]) -> bytes:
@@ -80,24 +73,18 @@ def _parse_header(text: bytes, names: frozenset[str]) -> dict[str, Any]:
     return header
 
 
-def _entry(name: str, fields: Any) -> _Entry:
-    if not isinstance(fields, dict) or sorted(fields) != ["data_offsets", "dtype", "shape"]:
+def _entry(name: str, fields: Any) -> TensorEntry:
+    entry = parse_entry(fields)
+    if entry is None:
         raise ArtifactError(
-            ArtifactReason.BAD_HEADER, f"the header's entry of {name} must be dtype, shape, data_offsets"
+            ArtifactReason.BAD_HEADER, f"the header's entry of {name} must be a dtype, a shape and two offsets"
         )
-    shape, offsets = fields["shape"], fields["data_offsets"]
-    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        raise ArtifactError(ArtifactReason.BAD_HEADER, f"the header's numbers of {name} are not sizes")
-    if fields["dtype"] != "F32":
+    if entry.dtype != "F32":
         raise ArtifactError(ArtifactReason.BAD_DTYPE, f"{name} must be F32")
-    return _Entry(tuple(shape), *offsets)
+    return entry
 
 
-def _are_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
-
-
-def _check_layout(entries: list[_Entry], body_bytes: int) -> None:
+def _check_layout(entries: list[TensorEntry], body_bytes: int) -> None:
     """Tensors lie end to end from the body's first byte to its last, each as long as its shape says."""
     ordered = sorted(entries, key=lambda entry: entry.start)
     edges = [0, *itertools.chain.from_iterable((entry.start, entry.stop) for entry in ordered), body_bytes]
@@ -113,7 +100,7 @@ def _check_layout(entries: list[_Entry], body_bytes: int) -> None:
             )
 
 
-def _array(data: bytes, base: int, entry: _Entry) -> FloatArray:
+def _array(data: bytes, base: int, entry: TensorEntry) -> FloatArray:
     count = math.prod(entry.shape)
     values = np.frombuffer(data, dtype="<f4", count=count, offset=base + entry.start)
     return values.reshape(entry.shape).astype(np.float32, copy=False)

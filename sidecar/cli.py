@@ -1,4 +1,4 @@
-"""The command ``sidecar``: serve, check, status, ingest, demo, config, sketch, replay. Heavy imports are late."""
+"""The command ``sidecar``: serve, check, status, ingest, record, sketch, replay, canary, demo, config. Heavy imports are late."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 EX_CONFIG = 78  # sysexits.h: the configuration is wrong
 EX_UNAVAILABLE = 69  # no sidecar answers
-EX_DATA = 65  # a file is not what it should be, or is not taken
+EX_DATA = 65  # a file is not what it should be, or is not taken; a request has gaps
+EX_INTERRUPTED = 130  # by Ctrl-C
+
+_RECORD = """Stand where an engine's tap connects, in place of the sidecar, and write the states of every request to a file of its
+own, in the layout that sidecar ingest reads. With --ask the prompts are sent from here, and what is there already is not asked
+again; else whatever others ask is recorded, until Ctrl-C."""
 
 _FLAGS = {  # flag -> setting, help
     "--address": ("listen.address", "where taps connect: unix:/PATH, or HOST:PORT on loopback"),
@@ -56,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="machine-readable")
     status.set_defaults(run=_status)
     _add_ingest(commands.add_parser("ingest", help="send files of hidden states to a running sidecar"))
+    _add_record(commands.add_parser("record", help="keep an engine's states in files", description=_RECORD))
     demo = commands.add_parser("demo", help="a real model, a real server, live signals")
     demo.add_argument("--seconds", type=float, metavar="N", help="end after so long; default: until Ctrl-C")
     demo.add_argument("--summary", type=Path, metavar="FILE", help="write a JSON summary at the end")
@@ -87,6 +93,27 @@ def _add_ingest(ingest: argparse.ArgumentParser) -> None:
     ingest.add_argument("--request-id", metavar="ID", help="of the only file; default: the name of the file")
     ingest.add_argument("--engine-id", metavar="ID", help="default: file@ this host")
     ingest.set_defaults(run=_ingest)
+
+
+def _add_record(record: argparse.ArgumentParser) -> None:
+    record.add_argument("--into", type=Path, required=True, metavar="FOLDER", help="to write to, or to go on in")
+    record.add_argument(
+        "--tap-points", required=True, metavar="N,N", help="blocks such as 8,14, or names such as blocks.9.mlp_out"
+    )
+    record.add_argument("--address", help="where the engine's tap connects; default: as sidecar serve listens")
+    record.add_argument(
+        "--ask", type=Path, metavar="FILE", help='prompts, each a line {"id": "a-name", "tokens": [1, 2]}'
+    )
+    record.add_argument("--server", metavar="URL", help="whom to ask: vLLM's server, such as http://127.0.0.1:8000")
+    record.add_argument("--at-once", type=int, default=8, metavar="N", help="prompts asked together; default: 8")
+    record.add_argument(
+        "--tries", type=int, default=3, metavar="N", help="of a prompt that comes with gaps; default: 3"
+    )
+    record.add_argument("--wait-s", type=float, default=300.0, metavar="S", help="for the engine to come; default: 300")
+    record.add_argument(
+        "--held-mib", type=int, default=4096, metavar="N", help="memory for requests under way; default: 4096"
+    )
+    record.set_defaults(run=_record)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -220,6 +247,36 @@ def _ingest(args: argparse.Namespace) -> int:
         _complain([str(error)])
         return EX_DATA
     return 0
+
+
+def _record(args: argparse.Namespace) -> int:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from sidecar.config import load_config
+    from sidecar.errors import ConfigError
+    from sidecar.record.asking import AskingError
+    from sidecar.record.completions import NoServerError, RefusedError
+    from sidecar.record.options import record_options
+    from sidecar.record.prompts import PromptsError
+    from sidecar.record.run import NoEngineError, record
+    from sidecar.recorded import RecordedError
+
+    try:
+        options = record_options(args)
+        config = load_config(None, flags={"listen.address": args.address} if args.address else {})
+        whole = record(config, options, lambda line: print(line, flush=True))
+    except ConfigError as error:
+        _complain(error.problems)
+        return EX_CONFIG
+    except (RecordedError, PromptsError, AskingError, RefusedError) as error:
+        _complain([str(error)])
+        return EX_DATA
+    except (NoServerError, NoEngineError) as error:
+        _complain([str(error)])
+        return EX_UNAVAILABLE
+    except KeyboardInterrupt:
+        _complain(["interrupted; what was recorded is kept, and the same command goes on"])
+        return EX_INTERRUPTED
+    return 0 if whole else EX_DATA
 
 
 def _demo(args: argparse.Namespace) -> int:

@@ -78,6 +78,8 @@ class Sidecar:
             CanaryRunner(config, self._clock, lambda: self.plans.plan, self.log) if config.canary.url else None
         )
         self.keeper = Keeper(config, self._clock, self.worker, self.plans.of, self.log, self._canaries)
+        if self._canaries is not None:
+            self._canaries.fetch = self.keeper.look
         self._reloader = Reloader(config, self.plans, self.log)
         self._ingest = IngestServer(config, self.worker, self.plans, self.status, self.log)
         collector = MetricsCollector(self.snapshot, version=VERSION)

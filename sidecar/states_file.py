@@ -1,24 +1,30 @@
 """Hidden states in a file: safetensors in the layout of vLLM's hidden-states connector, checked before anything is believed.
 
-``hidden_states`` [T, layers, D] in F32, F16 or BF16, and ``token_ids`` [T]. Other tensors are left alone.
+``hidden_states`` [T, layers, D] in F32, F16 or BF16, and ``token_ids`` [T]. Other tensors are left alone. What we write ourselves
+has -1 for a token that nobody told us.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from probes.strictjson import StrictJsonError, parse_strict
+from probes.tensor_entry import TensorEntry, parse_entry
 from sidecar.types import ElementType
 
 STATES, TOKENS = "hidden_states", "token_ids"
 _ELEMENTS = {"F32": ElementType.F32, "F16": ElementType.F16, "BF16": ElementType.BF16}
-_INTEGERS = {"I64": 8, "I32": 4, "U64": 8, "U32": 4, "I16": 2, "U16": 2}  # bytes
+_INTEGERS = {"I64": "<i8", "I32": "<i4", "U64": "<u8", "U32": "<u4", "I16": "<i2", "U16": "<u2"}
 _EXPONENTS = {ElementType.F32: 0x7F800000, ElementType.F16: 0x7C00, ElementType.BF16: 0x7F80}  # all ones: no number
 _LENGTH_BYTES = 8
 _HEADER_LIMIT_BYTES = 1 << 20
@@ -30,10 +36,14 @@ class StatesFileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class StatesFile:
-    """bits: [T, layers, D], the elements as they lie in the file, of which they are a view; all of them are finite numbers."""
+    """bits: [T, layers, D], the elements as they lie in the file, of which they are a view; all of them are finite numbers.
+
+    token_ids: integers [T].
+    """
 
     bits: npt.NDArray[Any]
     dtype: ElementType
+    token_ids: npt.NDArray[Any]
 
     @property
     def tokens(self) -> int:
@@ -46,14 +56,6 @@ class StatesFile:
     @property
     def width(self) -> int:
         return int(self.bits.shape[2])
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
 
 
 def read_states(path: Path) -> StatesFile:
@@ -69,7 +71,33 @@ def read_states(path: Path) -> StatesFile:
     unsigned = np.dtype(f"<u{dtype.storage.itemsize}")
     bits = data[base + states.start : base + states.stop].view(unsigned).reshape(states.shape)
     _check_finite(bits, dtype)
-    return StatesFile(bits, dtype)
+    return StatesFile(bits, dtype, data[base + tokens.start : base + tokens.stop].view(_INTEGERS[tokens.dtype]))
+
+
+def write_states(path: Path, bits: npt.NDArray[Any], dtype: ElementType, token_ids: Sequence[int]) -> None:
+    """Write what `read_states` reads; the file appears whole or not at all. Raises OSError.
+
+    bits: [T, layers, D] as they are stored, little-endian; token_ids: T of them, -1 for one that is not known.
+    """
+    ids = np.asarray(token_ids, "<i8")
+    (name,) = (name for name, element in _ELEMENTS.items() if element is dtype)
+    at = len(ids) * ids.itemsize
+    header = {
+        TOKENS: {"dtype": "I64", "shape": list(ids.shape), "data_offsets": [0, at]},
+        STATES: {"dtype": name, "shape": list(bits.shape), "data_offsets": [at, at + bits.nbytes]},
+    }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _LENGTH_BYTES)  # so that every element lies at a multiple of its size
+    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
+            file.write(ids.data)
+            file.write(np.ascontiguousarray(bits).data)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def _why(error: Exception) -> str:
@@ -91,23 +119,16 @@ def _header(data: npt.NDArray[np.uint8]) -> tuple[int, dict[str, Any]]:
     return base, header
 
 
-def _entry(header: dict[str, Any], name: str) -> _Entry:
-    fields = header.get(name)
-    if fields is None:
+def _entry(header: dict[str, Any], name: str) -> TensorEntry:
+    if name not in header:
         raise StatesFileError(f"it has no tensor called {name}")
-    shape, offsets = (
-        (fields.get(key) for key in ("shape", "data_offsets")) if isinstance(fields, dict) else (None, None)
-    )
-    if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2 and isinstance(fields.get("dtype"), str)):
+    entry = parse_entry(header[name])
+    if entry is None:
         raise StatesFileError(f"what it says of {name} makes no sense")
-    return _Entry(fields["dtype"], tuple(shape), *offsets)
+    return entry
 
 
-def _are_sizes(value: Any) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
-
-
-def _check(states: _Entry, tokens: _Entry, body_bytes: int) -> None:
+def _check(states: TensorEntry, tokens: TensorEntry, body_bytes: int) -> None:
     if len(states.shape) != 3 or 0 in states.shape:
         raise StatesFileError(
             f"{STATES} has the shape {list(states.shape)}; want [tokens, layers, width], none of them 0"
@@ -120,7 +141,7 @@ def _check(states: _Entry, tokens: _Entry, body_bytes: int) -> None:
         raise StatesFileError(f"the elements of {STATES} are none of {', '.join(_ELEMENTS)}")
     if tokens.dtype not in _INTEGERS:
         raise StatesFileError(f"the elements of {TOKENS} are none of {', '.join(_INTEGERS)}")
-    sizes = {STATES: _ELEMENTS[states.dtype].storage.itemsize, TOKENS: _INTEGERS[tokens.dtype]}
+    sizes = {STATES: _ELEMENTS[states.dtype].storage.itemsize, TOKENS: np.dtype(_INTEGERS[tokens.dtype]).itemsize}
     for name, entry in ((STATES, states), (TOKENS, tokens)):
         if entry.stop > body_bytes or entry.stop - entry.start != sizes[name] * math.prod(entry.shape):
             raise StatesFileError(
@@ -131,7 +152,15 @@ def _check(states: _Entry, tokens: _Entry, body_bytes: int) -> None:
 
 
 def _check_finite(bits: npt.NDArray[Any], dtype: ElementType) -> None:
+    token = first_not_finite(bits, dtype)
+    if token is not None:
+        raise StatesFileError(f"{STATES} has an element that is no finite number, at token {token}")
+
+
+def first_not_finite(bits: npt.NDArray[Any], dtype: ElementType) -> int | None:
+    """Which token, of states as unsigned integers of their element's size, has NaN or an infinity; None if none has."""
     mask = bits.dtype.type(_EXPONENTS[dtype])
     for token, row in enumerate(bits):  # one by one: the file may be larger than what there is of memory
         if ((row & mask) == mask).any():
-            raise StatesFileError(f"{STATES} has an element that is no finite number, at token {token}")
+            return token
+    return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from probes.activations.computing import Bar, Job, Spent, compute
 from probes.activations.facts import StateDtype, StoreFacts
-from probes.activations.feeding import Feeding, feed
+from probes.activations.feeding import Fed, Feeding, feed
 from probes.activations.files import forget_parts
 from probes.activations.index import Contents
 from probes.activations.layers import parse_layers
@@ -23,6 +23,7 @@ from probes.activations.writer import LOCK, begin_store
 from probes.data.reading import Loaded
 from probes.data.texts import data_digest
 from probes.errors import LabError
+from probes.manifest import ModelBinding
 from sidecar.types import Site, TapPoint
 
 if TYPE_CHECKING:
@@ -47,6 +48,16 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose states they are: see StoreFacts. hook_points: in the order of the store's tap points."""
+
+    model: ModelBinding
+    width: int
+    widths: dict[str, int]
+    hook_points: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Collected:
     """The whole store, and what this run added to it."""
 
@@ -64,7 +75,7 @@ def collect(model: Path, loaded: Loaded, into: Path, options: Options, bars: Pro
     folder = prepared(model, bars)
     lab = open_model(folder, options.model_dtype)
     contents = store_contents(lab, loaded, options)
-    with _locked(into):
+    with locked(into):
         forget_parts(into)
         begin_store(into, contents)
         spent = compute(
@@ -73,25 +84,31 @@ def collect(model: Path, loaded: Loaded, into: Path, options: Options, bars: Pro
     return Collected(ActivationStore.open(into), spent)
 
 
-def _points(lab: LabModel, options: Options) -> tuple[TapPoint, ...]:
-    layers = parse_layers(options.layers, lab.identity.layers)
-    return tuple(TapPoint(layer, site) for site in options.sites for layer in layers)
+def chosen_points(options: Options, depth: int) -> tuple[TapPoint, ...]:
+    """Of a model of so many blocks. Raises LabError as `parse_layers` does."""
+    return tuple(TapPoint(layer, site) for site in options.sites for layer in parse_layers(options.layers, depth))
 
 
 def store_contents(lab: LabModel, loaded: Loaded, options: Options) -> Contents:
     """Everything about the store that is known before the first state is computed. Raises LabError as `collect` does."""
-    points = _points(lab, options)
+    points = chosen_points(options, lab.identity.layers)
     sockets = find_sockets(lab.model, points)
     fed = feed(lab, loaded.texts, loaded.places, options.feeding)
+    words = {socket.point.name: socket.words for socket in sockets}
+    return contents_of(loaded, options, fed, Origin(lab.binding, lab.identity.width, widths(lab.model, points), words))
+
+
+def contents_of(loaded: Loaded, options: Options, fed: Fed, origin: Origin) -> Contents:
+    """The same for states of any origin."""
     facts = StoreFacts(
-        model=lab.binding,
-        width=lab.identity.width,
-        tap_points=tuple(point.name for point in points),
-        widths=widths(lab.model, points),
-        hook_points={socket.point.name: socket.words for socket in sockets},
+        model=origin.model,
+        width=origin.width,
+        tap_points=tuple(origin.hook_points),
+        widths=origin.widths,
+        hook_points=origin.hook_points,
         skip_positions=options.skip_positions,
         chat=fed.chat,
-        chat_template_digest=lab.template_digest if fed.chat else "",
+        chat_template_digest=fed.template_digest,
         max_tokens=fed.max_tokens,
         truncated=fed.truncated,
         state_dtype=options.dtype,
@@ -106,7 +123,7 @@ def store_contents(lab: LabModel, loaded: Loaded, options: Options) -> Contents:
 
 
 @contextmanager
-def _locked(into: Path) -> Iterator[None]:
+def locked(into: Path) -> Iterator[None]:
     """Hold the folder alone; the system frees it if this process dies. Raises LabError if another process holds it."""
     try:
         into.mkdir(parents=True, exist_ok=True)

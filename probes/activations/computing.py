@@ -37,7 +37,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Tokens that were fed, wall seconds from the first of them to the last, and how many processes did it."""
+    """Tokens that were fed, wall seconds from the first of them to the last, and how many processes did it; 0: another engine."""
 
     tokens: int
     seconds: float

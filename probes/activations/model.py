@@ -28,10 +28,54 @@ class LabModel:
     template_digest: str
 
     @property
+    def name(self) -> str:
+        return self.identity.name
+
+    @property
+    def config(self) -> Any:
+        """Of transformers."""
+        return self.model.config
+
+    @property
     def binding(self) -> ModelBinding:
         """What is written into whatever is made from this model's states."""
         told = {name: getattr(self.identity, name) for name in ModelBinding.model_fields}
         return ModelBinding(**told | {"encoder_layers": self.identity.encoder_layers or None})
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadedModel:
+    """A model's folder without its weights, which another engine has. template_digest: "" without a template."""
+
+    name: str
+    tokenizer: Any
+    config: Any
+    template_digest: str
+    tokenizer_digest: str
+
+    @property
+    def layers(self) -> int:
+        """Blocks of its decoder."""
+        return int(self.config.get_text_config(decoder=True).num_hidden_layers)
+
+
+def open_unloaded(path: Path) -> UnloadedModel:
+    """What is needed to make token ids of texts. Raises LabError naming the folder, as `open_model` does."""
+    import transformers
+
+    from sidecar.tap.identity import text_digest, tokenizer_digest
+
+    auto: Any = transformers  # its loaders have no types
+    if not (path / "config.json").is_file():
+        raise LabError(f"{path} is no folder of a transformers model: it has no config.json")
+    try:
+        tokenizer = auto.AutoTokenizer.from_pretrained(path, local_files_only=True)
+        config = auto.AutoConfig.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise LabError(f"{path} cannot be loaded: {_first_line(error)}") from None
+    return UnloadedModel(
+        path.name, tokenizer, config, text_digest(tokenizer.chat_template), tokenizer_digest(tokenizer)
+    )
 
 
 def open_model(path: Path, dtype: ModelDtype = "float32") -> LabModel:

@@ -11,10 +11,15 @@ from probes.errors import LabError
 
 if TYPE_CHECKING:
     from probes.activations.collect import Collected, Options
+    from probes.activations.engine import Engine
     from probes.data.reading import Loaded, Sources
 
 _EPILOG = """Labels are bool, 0/1, -1/1, or two words (say which is positive with --positive). Texts that repeat another, and
 texts under both labels, are left out. A command that was cut off goes on where it was when it is given again."""
+
+
+_ENGINE = """The model's folder gives tokens alone; the weights are the engine's, which must be tapped where --layers and --sites
+say: STETHOSCOPE_TAP=8,14 STETHOSCOPE_ADDRESS=ADDRESS vllm serve MODEL."""
 
 
 def add(commands: Any) -> None:
@@ -24,6 +29,7 @@ def add(commands: Any) -> None:
     _add_data(collect.add_argument_group("texts"))
     _add_model(collect.add_argument_group("model"))
     _add_states(collect.add_argument_group("activations"))
+    _add_engine(collect.add_argument_group("states of a serving engine, instead of the model's own here", _ENGINE))
     collect.set_defaults(run=_collect)
 
 
@@ -53,7 +59,7 @@ def _add_data(group: Any) -> None:
 
 def _add_model(group: Any) -> None:
     group.add_argument("--model", type=Path, required=True, help="a local transformers folder or a .gguf file")
-    group.add_argument("--model-dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    group.add_argument("--model-dtype", choices=["float32", "bfloat16", "float16"], help="default: float32")
     chat = group.add_mutually_exclusive_group()
     chat.add_argument(
         "--chat",
@@ -68,8 +74,10 @@ def _add_model(group: Any) -> None:
 
 
 def _add_states(group: Any) -> None:
-    group.add_argument(
-        "--into", type=Path, required=True, metavar="ACTS", help="the folder to write to, or to go on in"
+    into = group.add_mutually_exclusive_group(required=True)
+    into.add_argument("--into", type=Path, metavar="ACTS", help="the folder to write to, or to go on in")
+    into.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="write what `sidecar record --ask` takes, and collect nothing"
     )
     group.add_argument(
         "--layers", default="", help='such as "8,14", "4-10" or "all"; default: 0 and five of the middle half'
@@ -86,15 +94,40 @@ def _add_states(group: Any) -> None:
     )
 
 
+def _add_engine(group: Any) -> None:
+    group.add_argument(
+        "--engine",
+        metavar="URL",
+        help="its server, such as http://127.0.0.1:8000: every text is asked there, and recorded",
+    )
+    group.add_argument(
+        "--listen", metavar="ADDRESS", help="its tap's STETHOSCOPE_ADDRESS, where no sidecar may be meanwhile"
+    )
+    group.add_argument(
+        "--recorded",
+        type=Path,
+        metavar="FOLDER",
+        help="recordings to keep; without --engine: those of `sidecar record`, to be read",
+    )
+
+
 def _collect(arguments: argparse.Namespace) -> int:
     from probes.activations.collect import collect
+    from probes.activations.engine import collect_recorded, prompts_of
     from probes.data.reading import load_texts
 
-    options = _options(arguments)
+    engine, options = _engine(arguments), _options(arguments)
     loaded = load_texts(_sources(arguments))
     print(_read(loaded))  # noqa: T201 - this is the command's output
     with bars() as shown:
-        collected = collect(arguments.model, loaded, arguments.into, options, shown)
+        if arguments.prompts is not None:
+            count = prompts_of(arguments.model, loaded, options, arguments.prompts, shown)
+            print(f"{arguments.prompts}: {count:,} prompts")  # noqa: T201
+            return 0
+        if engine is not None:
+            collected = collect_recorded(arguments.model, loaded, arguments.into, options, engine, shown)
+        else:
+            collected = collect(arguments.model, loaded, arguments.into, options, shown)
     print(_kept(collected))  # noqa: T201
     return 0
 
@@ -125,10 +158,25 @@ def _options(arguments: argparse.Namespace) -> Options:
         feeding=Feeding(arguments.chat, arguments.max_tokens, arguments.truncate),
         skip_positions=arguments.skip_positions,
         dtype=arguments.dtype,
-        model_dtype=arguments.model_dtype,
+        model_dtype=arguments.model_dtype or "float32",
         processes=arguments.processes,
         licence=arguments.licence,
     )
+
+
+def _engine(arguments: argparse.Namespace) -> Engine | None:
+    """None if the model is run here."""
+    from probes.activations.engine import Engine
+
+    if arguments.engine is None and arguments.recorded is None:
+        if arguments.listen is not None:
+            raise LabError("--listen: only with --engine")
+        return None
+    if arguments.model_dtype is not None or arguments.processes is not None:
+        raise LabError("--model-dtype and --processes are about a model that is run here: the engine has its own")
+    if arguments.engine is not None and not arguments.engine.startswith(("http://", "https://")):
+        raise LabError(f"--engine {arguments.engine}: want a URL such as http://127.0.0.1:8000")
+    return Engine(arguments.engine or "", arguments.listen or "", arguments.recorded)
 
 
 def _sites(text: str) -> tuple[Any, ...]:
@@ -179,7 +227,8 @@ def _kept(collected: Collected) -> str:
     )
     if not spent.tokens:
         return f"{kept}; nothing was left to do"
-    return (
-        f"{kept}; {spent.tokens:,} tokens in {spent.seconds:.0f} s: {spent.tokens_a_second:,.0f} tokens/s "
-        f"by {spent.processes} {'process' if spent.processes == 1 else 'processes'}"
-    )
+    took = f"{kept}; {spent.tokens:,} tokens in {spent.seconds:.0f} s"
+    if not spent.processes:
+        return f"{took} of {store.facts.model.engine}"
+    by = f"{spent.processes} {'process' if spent.processes == 1 else 'processes'}"
+    return f"{took}: {spent.tokens_a_second:,.0f} tokens/s by {by}"

@@ -80,7 +80,7 @@ def _gate(arguments: argparse.Namespace) -> int:
         _show_proposal(proposal, shown)
         _write(arguments.realign, realign.as_json(proposal))
     if arguments.admit is not None:
-        admitted = admit(artifact, candidate.facts.model, found, arguments.admit)
+        admitted = admit(artifact, reference.facts.model, candidate.facts.model, found, arguments.admit)
         shown.print(
             f"{arguments.admit}: {admitted.name} {admitted.version}, admitted; sign it if you sign", markup=False
         )

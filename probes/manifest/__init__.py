@@ -1,7 +1,7 @@
 """The manifest of an artifact, a noun a file; everything is imported from here."""
 
 from probes.manifest.aggregation import Aggregation, AggregationKind
-from probes.manifest.binding import Admission, FeatureContract, ModelBinding, TokenSpan
+from probes.manifest.binding import Admission, FeatureContract, ModelBinding, ServingConfig, TokenSpan
 from probes.manifest.fields import Digest, Finite, Name, Share, Text
 from probes.manifest.findings import OF_VALIDATION, GateResult, InterventionResult, Quality, Validation
 from probes.manifest.firing import KNOTS, Calibration, LengthBucket, Threshold
@@ -27,6 +27,7 @@ __all__ = [
     "ModelBinding",
     "Name",
     "Quality",
+    "ServingConfig",
     "Share",
     "Text",
     "Threshold",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -30,6 +30,15 @@ class FeatureContract(Strict):
     chat_template_digest: Digest | Literal[""] = ""
 
 
+class ServingConfig(NamedTuple):
+    """How a model is served. Under another of these a direction still means something, but its threshold may not hold."""
+
+    weights_digest: str
+    dtype: str
+    quantisation: str
+    engine: str
+
+
 class ModelBinding(Strict):
     """The model that the artifact was made on. Digests are fingerprints as the tap computes them."""
 
@@ -42,6 +51,10 @@ class ModelBinding(Strict):
     quantisation: Text = "none"
     engine: Text
     encoder_layers: Annotated[int, Field(ge=1, le=10000)] | None = None  # if it has an encoder beside its decoder
+
+    @property
+    def serving(self) -> ServingConfig:
+        return ServingConfig(self.weights_digest, self.dtype, self.quantisation, self.engine)
 
     def has(self, where: TapPoint) -> bool:
         """Whether it has such a block."""
@@ -60,3 +73,7 @@ class Admission(Strict):
     engine: Text
     rows: Annotated[int, Field(ge=1)]
     flips: Annotated[int, Field(ge=0)]
+
+    @property
+    def serving(self) -> ServingConfig:
+        return ServingConfig(self.weights_digest, self.dtype, self.quantisation, self.engine)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from probes.artifact import Artifact, load_artifact
 from probes.errors import LabError
 from probes.kinds.beside import states_at
-from probes.manifest import Manifest, Threshold
+from probes.manifest import Manifest, ServingConfig, Threshold
 from probes.quality.bootstrap import group_numbers
 from probes.quality.scaling import probabilities
 from probes.serving import Served
@@ -132,12 +132,12 @@ def _places(reference: ActivationStore, candidate: ActivationStore) -> list[int]
 
 
 def _moved(reference: ActivationStore, candidate: ActivationStore) -> tuple[str, ...]:
-    names = ("weights_digest", "dtype", "quantisation", "engine")
-    pairs = [
-        (name.replace("_", " "), getattr(reference.facts.model, name), getattr(candidate.facts.model, name))
-        for name in names
-    ]
-    return tuple(f"{what}: {_short(before)} to {_short(after)}" for what, before, after in pairs if before != after)
+    pairs = zip(ServingConfig._fields, reference.facts.model.serving, candidate.facts.model.serving, strict=True)
+    return tuple(
+        f"{name.replace('_', ' ')}: {_short(before)} to {_short(after)}"
+        for name, before, after in pairs
+        if before != after
+    )
 
 
 def _short(value: str) -> str:

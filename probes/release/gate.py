@@ -80,7 +80,10 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class Gated:
-    """What a gate found. flips: texts that are decided otherwise; flipped: their keys, at most 200."""
+    """What a gate found. flips: texts that are decided otherwise; flipped: their keys, at most 200.
+
+    at_home: the interval of the AUROC on these texts in the reference.
+    """
 
     verdict: Verdict
     auroc: Quantity
@@ -91,6 +94,7 @@ class Gated:
     flipped: tuple[str, ...]
     rows: int
     moved: tuple[str, ...]
+    at_home: tuple[float, float]
 
     @property
     def quantities(self) -> tuple[Quantity, Quantity, Quantity]:
@@ -104,7 +108,8 @@ def gate(pair: Pair, margins: Margins = Margins()) -> Gated:
         raise LabError(
             f"{int(labels.sum())} positive and {int((~labels).sum())} negative texts: want at least {_FEWEST} of each"
         )
-    ranked = _ranking(pair, margins.auroc)
+    draws = Resamples(pair.labels, pair.groups, SEED)
+    ranked = _ranking(pair, draws, margins.auroc)
     # A false alarm more is worse, and so is a positive less.
     alarms = rate_change(
         "false-positive rate", pair.reference.fires, pair.candidate.fires, ~labels, margins.fpr, sign=1
@@ -121,6 +126,7 @@ def gate(pair: Pair, margins: Margins = Margins()) -> Gated:
         flipped=tuple(pair.keys[at] for at in np.flatnonzero(changed)[:_KEYS]),
         rows=len(labels),
         moved=pair.moved,
+        at_home=draws.auroc(pair.reference.scores),
     )
 
 
@@ -156,9 +162,8 @@ def _verdict(ranked: State, alarms: State, caught: State) -> Verdict:
     return Verdict.PASS if {ranked, alarms, caught} == {State.HOLDS} else Verdict.INCONCLUSIVE
 
 
-def _ranking(pair: Pair, margin: float) -> Quantity:
+def _ranking(pair: Pair, draws: Resamples, margin: float) -> Quantity:
     before, after = (auroc(side.scores, pair.labels) for side in (pair.reference, pair.candidate))
-    draws = Resamples(pair.labels, pair.groups, SEED)
     interval = draws.gain(pair.reference.scores, pair.candidate.scores)
     return Quantity("AUROC", before, after, before - after, interval, margin, len(pair.labels))
 

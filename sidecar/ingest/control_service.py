@@ -49,7 +49,7 @@ class ControlService:
 
     def register(self, raw: bytes, _: object = None) -> bytes:
         try:
-            engine, model, report = _registration(raw)
+            engine, model, report = registration(raw)
         except Rejected as rejected:
             raise invalid(rejected) from None
         try:
@@ -75,7 +75,8 @@ class ControlService:
         return self._status().SerializeToString()
 
 
-def _registration(raw: bytes) -> tuple[EngineId, ModelIdentity, TrafficReport]:
+def registration(raw: bytes) -> tuple[EngineId, ModelIdentity, TrafficReport]:
+    """Who registers, what it serves, and what it has computed so far. Raises Rejected with the field's path."""
     request = parse(control_pb2.RegisterRequest, raw)
     engine = decode.engine_id(request.engine_id, "engine_id")
     model = decode.model_identity(request.model)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent import futures
-from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
@@ -13,25 +10,20 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from protos.stethoscope.v1 import control_pb2
-from sidecar.address import CONTROL, INGEST, ring_path, socket_path
+from sidecar.address import CONTROL, INGEST, ring_path
 from sidecar.config import Config
-from sidecar.errors import ConfigError
 from sidecar.ingest.bugs import bug_teller
 from sidecar.ingest.control_service import ControlService
+from sidecar.ingest.endpoint import Endpoint
 from sidecar.ingest.guard import Guard
 from sidecar.ingest.ingest_service import IngestService
 from sidecar.ingest.relay import Relays
 from sidecar.ingest.ring_server import RingServer
-from sidecar.ingest.socket import SocketClaim
 from sidecar.ingest.wire import Settings
 from sidecar.log import Log
 from sidecar.reading.plan import Plan
 from sidecar.snapshot import Transport
 from sidecar.types import ModelIdentity, TrafficReport
-
-# By default gRPC reads ahead without bound of a peer that never pauses: all that a flood sends, while the machine is busy.
-_READ_BUFFER_BYTES = 4 << 20
-_SPARE_THREADS = 8  # for status, health and registration while every stream is taken
 
 
 class WorkerRings(Protocol):
@@ -65,16 +57,19 @@ class IngestServer:
         status: Callable[[], control_pb2.GetStatusResponse],
         log: Log,
     ) -> None:
-        self._config = config.listen
+        self._reflects = config.listen.reflection
+        self._endpoint = Endpoint(config.listen)
         self._guard = Guard(bug_teller(log))
         self._rings = RingServer(config.ring, ring_path(config.listen.address), worker.open, worker.close_ring, log)
         self._relays = Relays(worker.open, config.listen.max_message_bytes)
         self._ingest = IngestService(self._relays, self._rings, plans.settings)
         self._control = ControlService(plans.register, plans.settings, status, log)
         self._health = health.HealthServicer()
-        self._server: grpc.Server | None = None
-        self._claim: SocketClaim | None = None
-        self.address = config.listen.address
+
+    @property
+    def address(self) -> str:
+        """Where it listens: the port that the system chose, once it is bound."""
+        return self._endpoint.address
 
     def changed(self) -> None:
         """The settings of the taps have changed."""
@@ -88,72 +83,32 @@ class IngestServer:
 
     def bind(self) -> None:
         """Make the address ours; nobody is served yet. Raises ConfigError if it cannot be had."""
-        options = [
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", self._config.max_message_bytes),
-            ("grpc.max_concurrent_streams", self._config.max_streams),
-            ("grpc.experimental.tcp_max_read_buffer_size", _READ_BUFFER_BYTES),
-        ]
-        workers = self._config.max_streams + _SPARE_THREADS
-        server = grpc.server(
-            futures.ThreadPoolExecutor(workers, thread_name_prefix="ingest"),
-            options=options,
-            maximum_concurrent_rpcs=workers,
-        )
-        server.add_generic_rpc_handlers(self._handlers())
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        if self._config.reflection:
-            reflection.enable_server_reflection((INGEST, CONTROL, reflection.SERVICE_NAME), server)
-        try:
-            self._bind(server)
-        except ConfigError:
-            self._release()
-            raise
-        self._server = server
+        self._endpoint.bind(self._handlers(), self._extend)
 
     def start(self) -> None:
         """Serve. ``bind`` comes first."""
-        if self._server is None:
+        if not self._endpoint.bound:
             raise RuntimeError("bind() comes before start()")
         self._rings.start()
-        self._server.start()
+        self._endpoint.start()
         for service in ("", INGEST, CONTROL):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
-    def _bind(self, server: grpc.Server) -> None:
-        path = socket_path(self._config.address)
-        if path is not None:
-            self._claim = SocketClaim(Path(path))
-            self._claim.take()
-        mask = os.umask(0o177)  # the socket is never, not for a moment, open to others
-        try:
-            port = server.add_insecure_port(self._config.address)
-        except RuntimeError:
-            text = f"cannot listen on {self._config.address}: in use by another server, or not this machine's"
-            raise ConfigError([f"listen.address: {text}"]) from None
-        finally:
-            os.umask(mask)
-        if self._claim is not None:
-            self._claim.seal()
-        else:
-            self.address = f"{self._config.address.rpartition(':')[0]}:{port}"
-
     def stop(self) -> None:
         """Take no new call, let open ones end within the drain time, give the address back. Twice is fine."""
-        if self._server is None:
+        if not self._endpoint.bound:
             return
         self._health.enter_graceful_shutdown()
-        stopped = self._server.stop(self._config.drain_s)
-        self._ingest.drain()
-        stopped.wait()
+        self._endpoint.stop(self._ingest.drain, self._close)
+
+    def _close(self) -> None:
         self._rings.stop()
         self._relays.close()
-        self._server = None
-        self._release()
 
-    def _release(self) -> None:
-        if self._claim is not None:
-            self._claim.release()
+    def _extend(self, server: grpc.Server) -> None:
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._reflects:
+            reflection.enable_server_reflection((INGEST, CONTROL, reflection.SERVICE_NAME), server)
 
     def _handlers(self) -> tuple[Any, ...]:
         unary, stream = self._guard.unary, self._guard.stream

@@ -175,6 +175,13 @@ class Recorder:
             self.fail()
             self.end()
 
+    def give_up(self, tokens: int) -> None:
+        """The adapter failed, before it began this step of so many tokens or within it: they are counted, once."""
+        if self._local.step is not None:
+            self.abandon()
+        else:
+            self.count(tokens, UnseenReason.UNSUPPORTED)
+
     def count(self, tokens: int, reason: UnseenReason, stack: Stack = Stack.DECODER) -> None:
         """A step that cannot be captured at all."""
         self.abandon()

@@ -1,14 +1,16 @@
-"""What ``STETHOSCOPE_TAP`` asks for: the one variable that puts a tap into an engine that loads plugins."""
+"""What the environment asks for where an engine loads plugins: ``STETHOSCOPE_TAP``, once it is on, and what bounds the tap."""
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from sidecar.tap.faults import TapRefusedError
+from sidecar.tap.limits import LinkLimits, limits_from_environment
+from sidecar.tap.switch import VARIABLE
 from sidecar.types import TapPoint
 
-VARIABLE = "STETHOSCOPE_TAP"
-_OFF = ("", "0", "off")
 _HOOKS = "hooks:"
 _LAYER = re.compile(r"0|[1-9][0-9]{0,4}")
 
@@ -19,19 +21,26 @@ class Wish:
 
     points: tuple[TapPoint, ...] | None
     hooks: bool = False
+    limits: LinkLimits = field(default_factory=LinkLimits)
 
 
-def parse_wish(text: str) -> Wish | None:
-    """None if nothing is wanted. Raises ValueError, naming what is wrong.
+def wish_from_environment() -> Wish:
+    """Raises TapRefusedError, naming the variable that makes no sense."""
+    try:
+        return replace(parse_wish(os.environ.get(VARIABLE, "")), limits=limits_from_environment())
+    except ValueError as error:
+        raise TapRefusedError(str(error)) from None
+
+
+def parse_wish(text: str) -> Wish:
+    """Read ``STETHOSCOPE_TAP``. Raises ValueError, naming what is wrong.
 
     >>> [point.name for point in parse_wish("8, blocks.9.mlp_out").points]
     ['blocks.8.resid_post', 'blocks.9.mlp_out']
-    >>> parse_wish("on"), parse_wish("off")
-    (Wish(points=None, hooks=False), None)
+    >>> parse_wish("hooks:on").points is None
+    True
     """
     text = text.strip()
-    if text in _OFF:
-        return None
     hooks = text.startswith(_HOOKS)
     names = text.removeprefix(_HOOKS).strip()
     if names in ("on", "1"):

@@ -38,6 +38,7 @@ FEATURES = (
     "projected mode",
     "traces",
     "sampling per request",
+    "collecting for the lab",
     "blind",
     "unknown version",
 )

@@ -79,10 +79,10 @@ def test_an_uninstall_leaves_nothing_behind(vllm, tmp_path):
 
 
 def test_without_its_variable_the_plugin_does_nothing_in_the_engine(vllm):
-    """vLLM loads the plugin in each of its processes: all that comes of it there is the module that says no."""
+    """vLLM loads the plugin in each of its processes: all that comes of it there are the modules that say no."""
     printed = vllm.run(str(HERE / "inside" / "what_is_ours.py"), env={"VLLM_PLUGINS": "stethoscope"})
     looked = json.loads(printed.splitlines()[-1])
-    said_no = {"sidecar", "sidecar.tap", "sidecar.tap.vllm", "sidecar.tap.vllm.plugin"}
+    said_no = {"sidecar", "sidecar.tap", "sidecar.tap.switch", "sidecar.tap.vllm", "sidecar.tap.vllm.plugin"}
     assert set(looked["untapped"]["modules"]) == said_no
     assert looked["untapped"]["replaced"] == []
     assert looked["tapped"]["replaced"], "the same look finds what a tap does replace"

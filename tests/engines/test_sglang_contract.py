@@ -80,7 +80,8 @@ def looked(vllm: Environment, source: Path) -> dict[str, Any]:
 
 
 def test_without_its_variable_nothing_is_hooked_and_nothing_of_ours_is_imported(looked: dict[str, Any]) -> None:
-    assert looked["modules"] == ["sidecar", "sidecar.tap", "sidecar.tap.sglang", "sidecar.tap.sglang.plugin"]
+    said_no = {"sidecar", "sidecar.tap", "sidecar.tap.switch", "sidecar.tap.sglang", "sidecar.tap.sglang.plugin"}
+    assert set(looked["modules"]) == said_no
     assert (looked["untapped"], looked["without a scheduler"], looked["tapped"]) == ([], [], 3)
 
 
@@ -89,6 +90,11 @@ def test_an_sglang_whose_source_is_not_known_is_left_as_it_is_and_the_log_says_w
     (said,) = looked["unknown"]
     assert said.startswith("not_tapped: the source of this sglang is not one that the tap knows")
     assert said.endswith("SGLang goes on as it is")
+
+
+def test_a_setting_that_makes_no_sense_is_refused_with_its_reason_and_nothing_is_hooked(looked: dict[str, Any]) -> None:
+    why = "STETHOSCOPE_QUEUE_S: 'soon' is not a number of seconds over 0 and below 3600"
+    assert looked["refused"] == [f"not_tapped: {why}; SGLang goes on as it is"]
 
 
 @pytest.mark.shows("SGLang", "continuous batching", how="contract")

@@ -25,7 +25,7 @@ ANSWER_S = 120.0
 _POLL_S = 0.1
 # As many blocks as a few hundred short sequences of SmolLM2 need: what is left is left to the tests.
 _CACHE_BYTES = 256 << 20
-_SURROUNDINGS = {
+SURROUNDINGS = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -196,7 +196,7 @@ class VllmServer:
     def _start(self) -> None:
         self._port = _free_port()
         self._client = httpx.Client(base_url=self.url, timeout=ANSWER_S, trust_env=False)
-        surroundings = {"VLLM_CACHE_ROOT": str(self._environment.compiled), **_SURROUNDINGS, **self._env}
+        surroundings = {"VLLM_CACHE_ROOT": str(self._environment.compiled), **SURROUNDINGS, **self._env}
         with self._log.open("wb") as log:
             self._warden = subprocess.Popen(
                 self._command(),

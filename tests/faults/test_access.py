@@ -14,7 +14,7 @@ import pytest
 
 from sidecar.cli import main
 from sidecar.errors import ConfigError
-from sidecar.ingest import server
+from sidecar.ingest import endpoint
 from sidecar.ingest.socket import SocketClaim
 from tests.faults.process import Process
 from tests.service.client import Client
@@ -46,7 +46,7 @@ def test_the_socket_is_private_before_it_is_sealed(serve, home, monkeypatch):
             born.append(mode(home / "run" / "sidecar.sock"))
             super().seal()
 
-    monkeypatch.setattr(server, "SocketClaim", Watching)
+    monkeypatch.setattr(endpoint, "SocketClaim", Watching)
     serve()
     assert born == [0o600]
 

@@ -18,18 +18,19 @@ from tests.lab.planted import planted_store
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same texts in float32, in float16, and moved; an artifact of the first."""
+    """The same texts in float32, in float16, served as bfloat16, and moved; an artifact of the first."""
     root = tmp_path_factory.mktemp("admit")
     planted_store(root / "float32", n=640, layers=2)
     planted_store(root / "float16", n=640, layers=2, dtype="float16", served_dtype="float16")
+    planted_store(root / "bfloat16", n=640, layers=2, dtype="float16", served_dtype="bfloat16")
     planted_store(root / "moved", n=640, layers=2, shift=1.0)
     make_draft(root / "draft", ActivationStore.open(root / "float32"))
     pack(root / "draft", root / "artifact")
     return root
 
 
-def gated(root: Path, artifact: Path, candidate: str, into: Path) -> int:
-    given = ["--artifact", str(artifact), "--reference", str(root / "float32"), "--candidate", str(root / candidate)]
+def gated(root: Path, artifact: Path, candidate: str, into: Path, *, reference: str = "float32") -> int:
+    given = ["--artifact", str(artifact), "--reference", str(root / reference), "--candidate", str(root / candidate)]
     return main(["gate", *given, "--admit", str(into)])
 
 
@@ -65,4 +66,34 @@ def test_a_second_gate_of_the_same_config_takes_the_place_of_the_first(root, tmp
 def test_what_did_not_pass_is_not_admitted(root, tmp_path, capsys):
     assert gated(root, root / "artifact", "moved", tmp_path / "none") == 1
     assert "is not admitted: the gate says THRESHOLD_STALE" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("candidate", ["float16", "bfloat16"], ids=["the same states twice", "another foreign config"])
+def test_a_comparison_with_a_config_where_it_is_not_at_home_admits_nothing(root, tmp_path, capsys, candidate):
+    assert gated(root, root / "artifact", candidate, tmp_path / "none", reference="float16") == 1
+    said = capsys.readouterr()
+    assert "PASS" in said.out, "what is compared there is alike"
+    assert "is not at home where the reference was collected (weights aaaaaaaaaaaa, float16, " in said.err
+    assert (
+        "collect the reference where it is: weights aaaaaaaaaaaa, float32, quantisation none, transformers" in said.err
+    )
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_was_admitted_may_be_the_reference_of_the_next(root, tmp_path):
+    assert gated(root, root / "artifact", "float16", tmp_path / "once") == 0
+    assert gated(root, tmp_path / "once", "bfloat16", tmp_path / "twice", reference="float16") == 0
+    twice = load_artifact(tmp_path / "twice", root=tmp_path).manifest
+    assert [one.dtype for one in twice.admitted] == ["float16", "bfloat16"]
+
+
+def test_texts_that_it_cannot_tell_apart_at_home_admit_nothing(root, tmp_path, capsys):
+    for name, dtype in (("weak", "float32"), ("weak16", "float16")):
+        planted_store(tmp_path / name, n=640, layers=2, strength=0.5, dtype=dtype, served_dtype=dtype)
+    assert gated(tmp_path, root / "artifact", "weak16", tmp_path / "none", reference="weak") == 1
+    said = capsys.readouterr()
+    assert "PASS" in said.out
+    assert "is not admitted: where it is at home its AUROC on these texts is 0." in said.err
+    assert "compare it on texts of the kind that it is for" in said.err
     assert not (tmp_path / "none").exists()

@@ -203,6 +203,23 @@ def test_a_step_that_never_ends_is_counted_when_the_next_one_begins() -> None:
     assert told(client) == (5, {UnseenReason.UNSUPPORTED: 3})
 
 
+@pytest.mark.parametrize("begun", [False, True], ids=["before the step began", "within it"])
+def test_tokens_of_a_step_that_is_given_up_are_counted_once(begun: bool) -> None:
+    client = Keeper()
+    recorder = Recorder(client, EVERYTHING)
+    one = request(recorder)
+    if begun:
+        recorder.begin([Span(one, 0, 0, 3)])
+        recorder.keep(TapPoint(1), states(3))
+    recorder.give_up(3)
+    assert recorder.open is None
+    assert client.steps == []
+    assert told(client) == (3, {UnseenReason.UNSUPPORTED: 3})
+    run(recorder, Span(one, 0, 3, 1))
+    assert [list(s.segments[0].positions) for s in client.steps] == [[3]]
+    assert told(client)[0] == 4
+
+
 def test_only_requests_that_had_rows_are_told_as_ended() -> None:
     client = Keeper()
     recorder = Recorder(client, EVERYTHING)

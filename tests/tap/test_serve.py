@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.types import UnseenReason
 from tests.tap.conftest import MakeReceiver
 from tests.tap.engine import alone, worst_difference
 from tests.tap.models import library, save_tiny
@@ -45,8 +46,10 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _serving(folder: Path, address: str, log: Path, *options: str, before: str = "") -> Iterator[str]:
-    """Base URL of a tapped server. ``before`` is code that runs in its process first."""
+def _serving(
+    folder: Path, address: str, log: Path, *options: str, before: str = "", settings: Mapping[str, str] = {}
+) -> Iterator[str]:
+    """Base URL of a tapped server. ``before`` is code that runs in its process first; settings: more of its environment."""
     port = _free_port()
     arguments = ["serve", str(folder), "--host", "127.0.0.1", "--port", str(port), *options]
     start = f"import sys\n{before}\nfrom sidecar.tap.transformers.launcher import main\nsys.exit(main({arguments!r}))"
@@ -55,6 +58,7 @@ def _serving(folder: Path, address: str, log: Path, *options: str, before: str =
         "STETHOSCOPE_ENGINE_ID": "served",
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": str(Path.cwd()),
+        **settings,
     }
     command = (
         [sys.executable, "-c", start] if before else [sys.executable, "-m", "sidecar.tap.transformers", *arguments]
@@ -228,12 +232,34 @@ def test_without_the_option_a_block_is_advice(folder: Path, make_receiver: MakeR
     assert answer["usage"]["completion_tokens"] == _LONG
 
 
-def test_a_setting_that_is_neither_yes_nor_no_is_refused() -> None:
+def test_steps_that_waited_longer_than_the_setting_allows_are_dropped_and_counted(
+    folder: Path, make_receiver: MakeReceiver, tmp_path: Path
+) -> None:
+    receiver = make_receiver(control((1,)))
+    never = {"STETHOSCOPE_QUEUE_S": "1e-9"}
+    with _serving(folder, receiver.address, tmp_path / "log", *CONTINUOUS, settings=never) as url:
+        prompt, made = _ask(url, folder, 0, stream=False)
+    receiver.wait(lambda r: r.goodbyes == 1)
+    assert receiver.batches == []
+    assert receiver.reports[-1].tokens_computed == prompt + made - 1
+    assert receiver.unseen == {UnseenReason.TAP_DROPPED: prompt + made - 1}
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"STETHOSCOPE_STOP_ON_BLOCK": "maybe"}, "STETHOSCOPE_STOP_ON_BLOCK: want 0 or 1"),
+        ({"STETHOSCOPE_QUEUE_S": "soon"}, "STETHOSCOPE_QUEUE_S: 'soon' is not a number of seconds over 0"),
+        ({"STETHOSCOPE_QUEUE_S": "0"}, "STETHOSCOPE_QUEUE_S: '0' is not a number of seconds over 0"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused(setting: dict[str, str], said: str) -> None:
     command = [sys.executable, "-m", "sidecar.tap.transformers", "serve", "nothing"]
-    environment = os.environ | {"STETHOSCOPE_STOP_ON_BLOCK": "maybe"}
+    environment = os.environ | setting
     told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=START_S, check=False)
     assert told.returncode == 2
-    assert "STETHOSCOPE_STOP_ON_BLOCK: want 0 or 1" in told.stderr
+    assert said in told.stderr
+    assert "Traceback" not in told.stderr
 
 
 @pytest.mark.parametrize(("arguments", "status"), [([], 2), (["chat"], 2), (["--help"], 0)])

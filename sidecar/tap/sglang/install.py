@@ -8,10 +8,10 @@ from typing import Any
 from sidecar.tap.address import default_address
 from sidecar.tap.client import TapClient
 from sidecar.tap.faults import TapRefusedError
-from sidecar.tap.limits import limits_from_environment
 from sidecar.tap.sglang.identity import engine_id, identify
 from sidecar.tap.sglang.watch import Watch
-from sidecar.tap.wish import VARIABLE, Wish
+from sidecar.tap.switch import VARIABLE
+from sidecar.tap.wish import Wish
 from sidecar.types import Site, TapPoint
 
 log = logging.getLogger("stethoscope.tap")
@@ -46,7 +46,7 @@ def _tap(worker: Any, wish: Wish) -> Watch | None:
         default_address(),
         identity,
         engine_id=engine_id(parallel.dp_rank),
-        limits=limits_from_environment(),
+        limits=wish.limits,
     )
     client.start()
     log.info("tapped engine_id=%s tap_points=%s", client.engine_id, ",".join(point.name for point in sorted(tapped)))

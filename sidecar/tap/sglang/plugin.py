@@ -7,9 +7,10 @@ made ready, how a step is computed, and how its result is taken.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from typing import TYPE_CHECKING, Any
+
+from sidecar.tap.switch import is_on, switch_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,29 +30,19 @@ def register() -> None:
     Where no scheduler is loaded there is no model, and hooks would have it loaded: nothing is done there.
     """
     global _done  # noqa: PLW0603 - once a process, and a process is what SGLang has many of
-    wanted = os.environ.get("STETHOSCOPE_TAP", "")
-    if _done or SCHEDULER not in sys.modules or wanted.strip() in ("", "0", "off"):
+    if _done or SCHEDULER not in sys.modules or not is_on():
         return
     _done = True
-    try:
-        _register(wanted)
-    except Exception:
-        log.exception("not_tapped: SGLang goes on as it is")
+    switch_on(_register, "SGLang", log)
 
 
-def _register(wanted: str) -> None:
+def _register(wish: Wish) -> None:
+    from sidecar.tap.faults import TapRefusedError
     from sidecar.tap.sglang.known import refusal
-    from sidecar.tap.wish import parse_wish
 
-    try:
-        wish = parse_wish(wanted)
-    except ValueError as error:
-        log.error("not_tapped: %s; SGLang goes on as it is", error)  # noqa: TRY400 - a setting, no bug
-        return
     why = refusal()
-    if why or wish is None:
-        log.error("not_tapped: %s; SGLang goes on as it is", why)
-        return
+    if why:
+        raise TapRefusedError(why)
     _hook(wish)
 
 

@@ -80,7 +80,7 @@ class Watch:
             self._record(rows, result.logits_output.hidden_states)
         except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the engine
             self.faults.note("after_forward", error)
-            self._give_up(rows)
+            self.recorder.give_up(sum(piece.length for piece in rows))
 
     def processed(self, batch: Any) -> None:
         """The tokens of a step were given to its requests."""
@@ -101,13 +101,6 @@ class Watch:
                 if point in self._tapped and point in asked:
                     self._keeper.keep(point, states[:, place * self._width : (place + 1) * self._width])
         self.recorder.end()
-
-    def _give_up(self, rows: list[Piece]) -> None:
-        """What was begun is counted by request, what was not is counted all the same."""
-        if self.recorder.open is not None:
-            self.recorder.abandon()
-        else:
-            self.recorder.count(sum(piece.length for piece in rows), UnseenReason.UNSUPPORTED)
 
     def _spans(self, rows: list[Piece]) -> Iterator[Span]:
         row = 0

@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from sidecar.tap.limits import limits_from_environment
 from sidecar.tap.patches import Method, MissingNameError, hold, owner_of
 from sidecar.tap.step import RequestInfo
 from sidecar.tap.transformers.context import CALLER, ROWS, Caller
@@ -42,12 +43,13 @@ _REQUEST_ID_ARGUMENT = 4  # of generate_streaming and generate_non_streaming, if
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve until stopped. Exit status 2 for anything but ``serve``."""
+    """Serve until stopped. Exit status 2 for anything but ``serve``, and for a variable of ours that makes no sense."""
     if not arguments or arguments[0] != "serve":
         sys.stderr.write(f"{USAGE}\n")
         return int(list(arguments) not in (["-h"], ["--help"])) * 2
     try:
         arguments = _stop_option(arguments)
+        limits_from_environment()  # read where a model is tapped; what is wrong with it is said before anything is served
     except ValueError as error:
         sys.stderr.write(f"{error}\n{USAGE}\n")
         return 2
@@ -184,7 +186,7 @@ def _tap(model: Any, tokenizer: Any) -> None:
 
     if tap_of(model) is None:
         stop = _stops_on_block()
-        tap = attach(model, tokenizer=tokenizer, stop_on_block=stop)
+        tap = attach(model, tokenizer=tokenizer, limits=limits_from_environment(), stop_on_block=stop)
         log.info("tapped model=%s engine_id=%s stop_on_block=%s", type(model).__name__, tap.client.engine_id, stop)
 
 

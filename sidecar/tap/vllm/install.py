@@ -11,14 +11,14 @@ from typing import Any
 from sidecar.tap.address import default_address
 from sidecar.tap.client import TapClient
 from sidecar.tap.faults import TapRefusedError
-from sidecar.tap.limits import limits_from_environment
+from sidecar.tap.switch import VARIABLE
 from sidecar.tap.vllm import v1, v2
 from sidecar.tap.vllm.identity import engine_id, identify
 from sidecar.tap.vllm.known import refusal
 from sidecar.tap.vllm.shelf import Shelf
 from sidecar.tap.vllm.sites import NotHereError, Way, find_layers, find_socket, hook_socket
 from sidecar.tap.vllm.watch import StepWatch
-from sidecar.tap.wish import VARIABLE, Wish
+from sidecar.tap.wish import Wish
 from sidecar.types import Site, Stack, TapPoint
 
 log = logging.getLogger("stethoscope.tap")
@@ -42,7 +42,7 @@ def _tap(worker: Any, wish: Wish) -> StepWatch | None:
     from vllm.distributed.parallel_state import get_pp_group, get_tensor_model_parallel_rank
 
     runner, config = worker.model_runner, worker.vllm_config
-    version = v2 if type(runner).__module__.startswith("vllm.v1.worker.gpu.") else v1
+    version = v2 if v2.drives(runner) else v1
     _check(runner, config, "v2" if version is v2 else "v1", wish)
     if get_tensor_model_parallel_rank() != 0:
         return None  # the residual stream is the same on every rank
@@ -52,7 +52,7 @@ def _tap(worker: Any, wish: Wish) -> StepWatch | None:
         default_address(),
         identify(config, runner.get_model()),
         engine_id=engine_id(config, stage),
-        limits=limits_from_environment(),
+        limits=wish.limits,
     )
     client.start()
     try:

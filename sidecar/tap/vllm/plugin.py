@@ -7,42 +7,37 @@ starts in the worker, when its model is loaded.
 from __future__ import annotations
 
 import logging
-import os
 from typing import TYPE_CHECKING, Any
+
+from sidecar.tap.switch import is_on, switch_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sidecar.tap.wish import Wish
+
 log = logging.getLogger("vllm.stethoscope")  # vLLM shows what is logged below its own name
+_NOT_TAPPED = "not_tapped: vLLM goes on as it is"
+_NOT_TESTED = "self_test_failed: whether states come is not known; the tap stays, and vLLM goes on"
 _done = False
 
 
 def register() -> None:
     """Called by vLLM, in every process, maybe more than once. Raises nothing."""
     global _done  # noqa: PLW0603 - once a process, and a process is what vLLM has many of
-    wanted = os.environ.get("STETHOSCOPE_TAP", "")
-    if _done or wanted.strip() in ("", "0", "off"):
+    if _done or not is_on():
         return
     _done = True
-    try:
-        _register(wanted)
-    except Exception:
-        log.exception("not_tapped: vLLM goes on as it is")
+    switch_on(_register, "vLLM", log)
 
 
-def _register(wanted: str) -> None:
+def _register(wish: Wish) -> None:
+    from sidecar.tap.faults import TapRefusedError
     from sidecar.tap.vllm.known import refusal
-    from sidecar.tap.wish import parse_wish
 
-    try:
-        wish = parse_wish(wanted)
-    except ValueError as error:
-        log.error("not_tapped: %s; vLLM goes on as it is", error)  # noqa: TRY400 - a setting, no bug
-        return
     why = refusal()
     if why:
-        log.error("not_tapped: %s; vLLM goes on as it is", why)
-        return
+        raise TapRefusedError(why)
     _wrap_requests()
     _wrap_workers(wish)
 
@@ -63,7 +58,7 @@ def _wrap_requests() -> None:
     NewRequestData.from_request = classmethod(from_request)
 
 
-def _wrap_workers(wish: Any) -> None:
+def _wrap_workers(wish: Wish) -> None:
     """In the worker's process: the tap goes on between the loading of the model and its compilation.
 
     A worker's process calls us when it is about to make its worker: whatever wraps an earlier step is too late.
@@ -74,27 +69,29 @@ def _wrap_workers(wish: Any) -> None:
 
     def init(worker: Any, *args: Any, **kwargs: Any) -> None:
         original(worker, *args, **kwargs)
-        worker.load_model = _then(worker.load_model, lambda: _install(worker, wish))
-        worker.compile_or_warm_up_model = _then(worker.compile_or_warm_up_model, lambda: _self_test(worker))
+        worker.load_model = _then(worker.load_model, lambda: _install(worker, wish), _NOT_TAPPED)
+        worker.compile_or_warm_up_model = _then(
+            worker.compile_or_warm_up_model, lambda: _self_test(worker), _NOT_TESTED
+        )
 
     WorkerBase.__init__ = init
 
 
-def _then(original: Callable[..., Any], after: Callable[[], None]) -> Callable[..., Any]:
-    """The engine's own method, and then ours: what ours raises is told and stays there."""
+def _then(original: Callable[..., Any], after: Callable[[], None], failed: str) -> Callable[..., Any]:
+    """The engine's own method, and then ours: what ours raises is told, as ``failed``, and stays there."""
 
     def both(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
         try:
             after()
         except Exception:
-            log.exception("not_tapped: vLLM goes on as it is")
+            log.exception(failed)
         return result
 
     return both
 
 
-def _install(worker: Any, wish: Any) -> None:
+def _install(worker: Any, wish: Wish) -> None:
     from sidecar.tap.vllm.install import install
 
     install(worker, wish)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Self
+from typing import Any
 
-import torch
-
+from sidecar.tap.vllm import v1, v2
 from sidecar.tap.vllm.watch import StepWatch
 from sidecar.types import TapPoint
 
@@ -37,36 +36,7 @@ _ROWS = 4
 def _trial(runner: Any, watch: StepWatch) -> set[TapPoint]:
     """The tap points of which the compiled model gave ``_ROWS`` rows. Their values mean nothing: nothing was attended to."""
     watch.shelf.mark(_ROWS)
-    with _Overheard(runner) as overheard:
+    with (v2 if v2.drives(runner) else v1).overheard(runner) as heard:
         runner._dummy_run(_ROWS)  # noqa: SLF001 - made-up tokens, that belong to nobody: as the engine itself warms up
-    handed = overheard.states(watch.auxiliary)
+    handed = dict(zip(watch.auxiliary, heard, strict=False))  # nothing at all if it handed out nothing
     return {point for point, states in handed.items() if states.shape[0] >= _ROWS} | watch.shelf.written(_ROWS)
-
-
-class _Overheard:
-    """The model's output, as its runner gets it."""
-
-    def __init__(self, runner: Any) -> None:
-        self._runner, self._model = runner, runner.model
-        self.output: Any = None
-
-    def __enter__(self) -> Self:
-        overheard, model = self, self._model
-
-        class Model:  # stands in for the model, whatever it is wrapped in
-            def __call__(self, *args: Any, **kwargs: Any) -> Any:
-                overheard.output = model(*args, **kwargs)
-                return overheard.output
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(model, name)
-
-        self._runner.model = Model()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._runner.model = self._model
-
-    def states(self, points: tuple[TapPoint, ...]) -> dict[TapPoint, torch.Tensor]:
-        output = self.output
-        return dict(zip(points, output[1], strict=True)) if points and isinstance(output, tuple) else {}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import torch
 
 from sidecar.tap.vllm.watch import Rows, States, StepWatch
 from sidecar.types import TapPoint
@@ -35,6 +39,28 @@ def wrap(runner: Any, watch: StepWatch) -> None:
     runner._model_forward = model_forward  # noqa: SLF001
     if runner.speculative_config is not None:
         runner.sample_tokens = sample_tokens
+
+
+@contextmanager
+def overheard(runner: Any) -> Iterator[list[torch.Tensor]]:
+    """The auxiliary states of what the runner runs meanwhile, a warm-up too: the model returns them, from a graph or not."""
+    heard: list[torch.Tensor] = []
+    model = runner.model
+
+    class Model:  # stands in for the model, whatever it is wrapped in
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            output = model(*args, **kwargs)
+            heard[:] = output[1] if isinstance(output, tuple) else ()
+            return output
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(model, name)
+
+    runner.model = Model()
+    try:
+        yield heard
+    finally:
+        runner.model = model
 
 
 def _rows(runner: Any, drafts: dict[str, int]) -> Rows:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from sidecar.tap.vllm.watch import Rows, StepWatch
+
+
+def drives(runner: Any) -> bool:
+    """Whether it is a second runner."""
+    return type(runner).__module__.startswith("vllm.v1.worker.gpu.")
 
 
 def wrap(runner: Any, watch: StepWatch) -> None:
@@ -32,6 +41,28 @@ def wrap(runner: Any, watch: StepWatch) -> None:
     runner.finish_requests = finish_requests
     runner.prepare_inputs = prepare_inputs
     runner.sample_tokens = sample_tokens
+
+
+@contextmanager
+def overheard(runner: Any) -> Iterator[list[torch.Tensor]]:
+    """The auxiliary states of what the runner runs meanwhile, a warm-up too.
+
+    As they are left for the sampler: a graph of the whole step is replayed without the model being called.
+    """
+    heard: list[torch.Tensor] = []
+    execute = runner.execute_model
+
+    def execute_model(*args: Any, **kwargs: Any) -> Any:
+        output = execute(*args, **kwargs)
+        state = runner.execute_model_state
+        heard[:] = () if state is None else state.aux_hidden_states or ()
+        return output
+
+    runner.execute_model = execute_model
+    try:
+        yield heard
+    finally:
+        runner.execute_model = execute
 
 
 def _rows(batch: Any) -> Rows:

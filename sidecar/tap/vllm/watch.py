@@ -89,7 +89,7 @@ class StepWatch:
                 self._record(rows, states, {})
         except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the engine
             self.faults.note("after_forward", error)
-            self.recorder.count(rows.count, UnseenReason.UNSUPPORTED)
+            self.recorder.give_up(rows.count)
 
     def sampled(self, tokens: Mapping[str, list[int]]) -> None:
         """What was sampled for each request: the drafts that were right, and one token more."""
@@ -101,7 +101,7 @@ class StepWatch:
             self._record(rows, states, tokens)
         except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the engine
             self.faults.note("after_sampling", error)
-            self.recorder.count(rows.count, UnseenReason.UNSUPPORTED)
+            self.recorder.give_up(rows.count)
 
     def _record(self, rows: Rows, states: States, tokens: Mapping[str, list[int]]) -> None:
         asked = self.client.settings.tap_points

@@ -107,12 +107,17 @@ class Runner:
         return None
 
 
-def worker(folder: str, tp: tuple[int, int], pp: tuple[int, int], dp: tuple[int, int]) -> Any:
-    """A worker with its part of the model. tp, pp, dp: (its rank, how many there are)."""
+def ranks(tp: tuple[int, int] = (0, 1), pp: tuple[int, int] = (0, 1)) -> None:
+    """Say to vLLM which rank this process is, of how many."""
     parallel_state._TP = SimpleNamespace(rank_in_group=tp[0], world_size=tp[1])
     parallel_state._PP = SimpleNamespace(
         rank_in_group=pp[0], world_size=pp[1], is_first_rank=pp[0] == 0, is_last_rank=pp[0] == pp[1] - 1
     )
+
+
+def worker(folder: str, tp: tuple[int, int], pp: tuple[int, int], dp: tuple[int, int]) -> Any:
+    """A worker with its part of the model. tp, pp, dp: (its rank, how many there are)."""
+    ranks(tp, pp)
     parallel = ParallelConfig(tensor_parallel_size=tp[1], pipeline_parallel_size=pp[1], data_parallel_size=dp[1])
     parallel.data_parallel_rank = dp[0]  # as vLLM sets it in each of its cores
     model_config = ModelConfig(model=folder, dtype="float32")
@@ -127,10 +132,10 @@ def worker(folder: str, tp: tuple[int, int], pp: tuple[int, int], dp: tuple[int,
     return SimpleNamespace(model_runner=runner, vllm_config=config)
 
 
-def tapped(folder: str, wish: str, **ranks: Any) -> dict[str, Any]:
+def tapped(folder: str, wish: str, **places: Any) -> dict[str, Any]:
     """What one worker came to: its engine, its tap points with the way of each, and the rows of one step."""
-    made = worker(folder, **{"tp": (0, 1), "pp": (0, 1), "dp": (0, 1), **ranks})
-    install.install(made, parse_wish(wish))  # type: ignore[arg-type] # something is wanted
+    made = worker(folder, **{"tp": (0, 1), "pp": (0, 1), "dp": (0, 1), **places})
+    install.install(made, parse_wish(wish))
     watch = getattr(made, "stethoscope", None)
     if watch is None:
         return {"tapped": False}

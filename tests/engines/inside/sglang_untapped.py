@@ -36,5 +36,11 @@ plugin.log.error = lambda text, *values: said.append(text % values)  # type: ign
 ours.load()()
 looked["unknown"] = [*HookRegistry._hooks, *said]
 known.KNOWN, plugin._done = versions, False
+said.clear()
+os.environ["STETHOSCOPE_QUEUE_S"] = "soon"
+ours.load()()
+looked["refused"] = [*HookRegistry._hooks, *said]
+plugin._done = False
+del os.environ["STETHOSCOPE_QUEUE_S"]
 ours.load()()
 print(json.dumps({**looked, "tapped": len(HookRegistry._hooks)}))
