@@ -55,7 +55,9 @@ def _carry_out(
     task = bars.add_task("intervening", total=sum(map(len, wanted.values())))
     kept = Journal(case.draft.folder / KEPT, case.fingerprint(bench.questions))
     kept.load()
-    run: Passes[Edits] = Passes(bench.resumed.run, kept, case.settings.budget_s, tick=lambda: bars.advance(task), clock=clock)
+    run: Passes[Edits] = Passes(
+        bench.resumed.run, kept, case.settings.budget_s, tick=lambda: bars.advance(task), clock=clock
+    )
     done: list[Intervention] = []
     late: list[str] = []
     for plan in todo:

@@ -286,7 +286,9 @@ class Canary(Section):
     path: Annotated[
         str, Field(pattern=r"^/[!-~]*$", description="where completions, or chat completions, are asked for")
     ] = "/v1/chat/completions"
-    model: Annotated[str, Field(max_length=512, description="name of the model, as the engine knows it")] = ""
+    model: Annotated[
+        str, Field(pattern=r"^[^\[\]{}\"\x00-\x1f]{0,512}$", description="name of the model, as the engine knows it")
+    ] = ""
     marks: Marks = Marks.HEADERS
     token_file: Annotated[
         Path | None, Field(description="what the tap's STETHOSCOPE_CANARY_TOKEN is; needed for headers")

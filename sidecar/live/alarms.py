@@ -69,29 +69,34 @@ class Raised:
 
 @dataclass(slots=True)
 class Alarms:
-    """Those that are not over, and how many there were. One thread's."""
+    """Those that wait for their diagnosis, those that have it and have not cooled, and how many there were. One thread's."""
 
     cool_down: int  # ticks
-    open: dict[tuple[str, str], Raised] = field(default_factory=dict)
+    waiting: list[Raised] = field(default_factory=list)
+    open: dict[tuple[str, str], Raised] = field(default_factory=dict)  # the newest of each circuit and slice
     counts: dict[tuple[str, str, str], int] = field(default_factory=dict)  # by circuit, slice and cause
 
     def add(self, raised: Raised) -> None:
-        self.open[raised.key] = raised
+        self.waiting.append(raised)
 
     def settle(self, ready: Callable[[Raised], Canaries | None]) -> list[Raised]:
         """Diagnose those whose canaries have answered: ``ready`` says what they say, None as long as they do not."""
-        done = []
-        for one in self.open.values():
-            told = None if one.cause is not None else ready(one)
-            if told is not None:
-                one.cause = diagnose(told, one.excluded_share)
-                key = (*one.key, one.cause.value)
-                self.counts[key] = self.counts.get(key, 0) + 1
-                done.append(one)
+        done, waiting = [], []
+        for one in self.waiting:
+            told = ready(one)
+            if told is None:
+                waiting.append(one)
+                continue
+            one.cause = diagnose(told, one.excluded_share)
+            key = (*one.key, one.cause.value)
+            self.counts[key] = self.counts.get(key, 0) + 1
+            self.open[one.key] = one
+            done.append(one)
+        self.waiting = waiting
         return done
 
     def cool(self, tick: int) -> None:
         """Let go of those that have cooled."""
         for key, one in list(self.open.items()):
-            if one.cause is not None and tick > one.alarm.tick + self.cool_down:
+            if tick > one.alarm.tick + self.cool_down:
                 del self.open[key]

@@ -30,7 +30,7 @@ ROUNDS = "canaries"  # the folder of rounds, in the archive
 KEPT_ROUNDS = 32
 _ARRIVAL_S = 10.0  # after the last answer: the tap sends a step's rows in milliseconds
 _LOOK_S = 0.1
-_ENGINE_S = 1.0  # between two looks whether there is a plan
+_ENGINE_S = 0.25  # between two looks whether there is a plan
 
 
 class CanaryRunner:

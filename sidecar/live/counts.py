@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -49,6 +50,7 @@ class CircuitCounts:
 
     def add(self, rows: Iterable[TickRow]) -> None:
         """The sketches of a tick that closed."""
+        scores = np.zeros(self._shown.shape, np.int64)
         for row in rows:
             circuit, at = self._at[row.key.circuit, row.key.slice]
             self.totals.single[circuit, at] += row.counts[: len(SINGLE)]
@@ -56,9 +58,9 @@ class CircuitCounts:
             self.totals.evidence[circuit, at, ::step] += row.evidence
             active = self.totals.active[self._nodes[circuit]]
             active += row.part("pairs")[diagonal(len(active))]
-            scores = row.part("scores")
-            which = np.full(BINS, circuit, np.intp)
-            self.scores.add(which, self._shown[circuit], scores)
+            scores[circuit] += row.part("scores")
+        which, bins = np.nonzero(scores)
+        self.scores.add(which, self._shown[which, bins], scores[which, bins])
 
     def succeed(self, before: CircuitCounts) -> None:
         """Go on where the counts of the plan before stopped, circuit by circuit, as long as it is the very same."""
@@ -75,6 +77,7 @@ class CircuitCounts:
         return [self.totals.single, self.totals.evidence, self.totals.active, *self.scores.arrays()]
 
 
+@cache
 def diagonal(nodes: int) -> IndexArray:
     """Where each node stands with itself among its circuit's pairs.
 

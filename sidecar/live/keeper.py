@@ -28,6 +28,7 @@ from sidecar.snapshot import CanarySnapshot, CircuitAlarmSnapshot, KeeperSnapsho
 
 _LOOKS = 4  # a tick, at least
 _SECOND = 1.0
+ROUNDS = 2  # of canaries, that agree
 _HISTORY = 256  # ticks: as far back as evidence goes
 
 
@@ -201,12 +202,11 @@ class Keeper:
             self._log.event(Level.WARNING, "circuit_alarm_diagnosed", **fields)
 
     def _says(self, raised: Raised) -> Canaries | None:
-        """After two rounds, or what is known when there is no more time."""
-        says = self.canaries.says(raised.alarm.watched.circuit)
+        """What two rounds say that began after the alarm; those from before it know nothing of it."""
+        if self.canaries.rounds >= raised.rounds_before + ROUNDS:
+            return self.canaries.says(raised.alarm.watched.circuit)
         late = self._clock.monotonic_s() >= raised.ask_until_s
-        answered = self.canaries.rounds >= raised.rounds_before + 2
-        alone = isinstance(self.canaries, NoCanaries)
-        return says if answered or late or alone else None
+        return Canaries.SILENT if late or isinstance(self.canaries, NoCanaries) else None
 
     def snapshot(self) -> KeeperSnapshot:
         with self._lock:

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from sidecar.circuits.canary import Group, compare, make_reference, moved
+from sidecar.circuits.reference import Reference
+from sidecar.circuits.watch import Alarm, Checkpoint, Watched
 from sidecar.cli import main
 from sidecar.config import load_config
 from sidecar.errors import ConfigError
-from sidecar.live.alarms import Canaries, Cause, diagnose
+from sidecar.live.alarms import Alarms, Canaries, Cause, Raised, diagnose
 from sidecar.live.canary_file import About, CanaryFileError, Kept, read_reference, read_round, record, write_round
 from sidecar.live.canary_prompts import own, prompts_of
 from sidecar.live.windows import FILE, WindowError, declare, is_open, windows
@@ -205,3 +207,18 @@ def test_a_deploy_window_is_opened_listed_and_closed_by_its_command(tmp_path: Pa
     assert "a window is not open" in capsys.readouterr().out
     for wrong in (["open", archive], ["open", archive, "--for", "25h", "--why", "x"], ["close", archive]):
         assert main(["deploy-window", *wrong]) == 78
+
+
+def test_an_alarm_that_comes_before_the_one_before_it_was_diagnosed_takes_nothing_away() -> None:
+    band = Watched("going_on", "all", "m", "s", 4, Reference(np.array([0.5]), np.array([0.1]), 0.05))
+    alarms = Alarms(cool_down=5)
+    for tick in (10, 16):
+        alarm = Alarm(band, tick, 1, 1, "less", Checkpoint(tick - 3, (0,) * 12))
+        alarms.add(Raised(alarm, (), 0.0, True, 60.0, 0, "d" * 64))
+    assert alarms.settle(lambda _: None) == []
+    assert [one.alarm.tick for one in alarms.settle(lambda _: Canaries.QUIET)] == [10, 16]
+    assert alarms.counts == {("going_on", "all", "traffic"): 2}
+    alarms.cool(21)
+    assert [one.alarm.tick for one in alarms.open.values()] == [16]
+    alarms.cool(22)
+    assert not alarms.open

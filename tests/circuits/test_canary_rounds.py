@@ -154,7 +154,8 @@ def test_an_alarm_is_diagnosed_by_two_rounds_that_it_asks_for_itself(home, engin
         one.traffic(30, 0.5)
     sketches = sorted(str(path) for path in (home / "learn").glob("*.parquet"))
     assert probes(["baseline", "fit", *sketches, "--one-bucket", "--out", str(home / "artifacts" / "baseline")]) == 0
-    with watched(home, stub, url, **more, **{"canary.every_s": 1e8}) as one:
+    # The clock runs an hour in a second here; the canaries do not.
+    with watched(home, stub, url, **more, **{"canary.every_s": 1e8, "circuits.diagnose_s": 1e8}) as one:
         rounds(one, 1)
         stub.change = change
         one.traffic(8, 0.0, seed=2)

@@ -17,10 +17,10 @@ from tests.circuits.toys import FOLDER
 from tests.service_fixtures import private_folder
 
 __all__ = ["folder", "lab", "root"]
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(480)]
 NAME = "going_on"
 ALL = f'circuit="{NAME}",slice="all"'
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -51,21 +51,21 @@ def canaries(home: Path, engine: Engine, **more: object) -> dict[str, object]:
 def test_ablation_is_the_models_and_traffic_that_stops_is_the_traffics(home: Path) -> None:
     sidecar = Sidecar(home)
     engine = Engine(home, sidecar.address)
-    settings = {"circuits.tick_s": 1, "circuits.cool_down": 5, "circuits.run_length": 1000, "circuits.diagnose_s": 20.0}
+    settings = {"circuits.tick_s": 1, "circuits.cool_down": 5, "circuits.run_length": 1000, "circuits.diagnose_s": 60.0}
     asked = canaries(home, engine)
     with sidecar.running(**settings, **asked), engine.running():
         engine.traffic(1, 1.0)  # the engine loads its model, and its tap introduces itself
         for _ in range(12):
-            engine.traffic(10, 0.6)
-        page = sidecar.wait_for(lambda page: page.get(f"circuit_tokens_total{{{ALL}}}", 0) > 120 * 30, PATIENCE_S)
+            engine.traffic(10, 0.9)
+        page = sidecar.wait_for(lambda page: page.get(f"circuit_tokens_total{{{ALL}}}", 0) > 120 * 50, PATIENCE_S)
         share = page[f"circuit_tokens_engaged_total{{{ALL}}}"] / page[f"circuit_tokens_total{{{ALL}}}"]
-        assert 0.2 < share < 0.6
+        assert 0.3 < share < 0.8
         assert page[f'circuit_state{{circuit="{NAME}",state="learning"}}'] == 1
         sidecar.wait_for(lambda page: page['canary_rounds_total{outcome="whole"}'] >= 3, PATIENCE_S)
         traffic_only = page[f"circuit_tokens_total{{{ALL}}}"]
         engine.traffic(1, 0.0)
         later = sidecar.wait_for(lambda page: page[f"circuit_tokens_total{{{ALL}}}"] > traffic_only, PATIENCE_S)
-        assert later[f"circuit_tokens_total{{{ALL}}}"] - traffic_only < 121 * 40 - 120 * 30  # canaries are none of it
+        assert later[f"circuit_tokens_total{{{ALL}}}"] - traffic_only < 121 * 62 - 120 * 50  # canaries are none of it
     archive = home / "archive"
     reference = home / "reference.safetensors"
     assert sidecar_command(["canary", "record", str(archive), "--out", str(reference), "--rounds", "3"]) == 0
@@ -74,7 +74,7 @@ def test_ablation_is_the_models_and_traffic_that_stops_is_the_traffics(home: Pat
     assert probes(["baseline", "fit", *sketches, "--one-bucket", "--run-length", "1000", "--out", str(baseline)]) == 0
 
     with sidecar.running(**settings, **asked, **{"canary.reference": reference}), engine.running():
-        engine.traffic(20, 0.6)
+        engine.traffic(20, 0.9)
         page = sidecar.wait_for(lambda page: page['canary_rounds_total{outcome="whole"}'] >= 3, PATIENCE_S)
         assert page[f'circuit_state{{circuit="{NAME}",state="validated"}}'] == 1
         assert page[f'circuit_canary_moved{{circuit="{NAME}"}}'] == 0
@@ -86,7 +86,7 @@ def test_ablation_is_the_models_and_traffic_that_stops_is_the_traffics(home: Pat
         page = sidecar.wait_for(lambda page: page[f'circuit_canary_moved{{circuit="{NAME}"}}'] == 1, PATIENCE_S)
         assert page[f'circuit_canary_distance{{circuit="{NAME}"}}'] > 20
         assert page['canary_first_moved_info{tap_point="blocks.1.attn_heads"}'] == 1
-        page = _until_alarm(sidecar, engine, "model", 0.6)
+        page = _until_alarm(sidecar, engine, "model", 0.9)
     records = [read_record(path) for path in sorted(archive.glob("*.json"))]
     assert {one.diagnosis for one in records} >= {"traffic", "model"}
     for path in archive.glob("*.json"):

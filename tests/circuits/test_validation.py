@@ -227,3 +227,10 @@ def test_the_report_is_one_sound_page_that_says_what_is_not_shown(folder, circui
     assert f"{PREVIOUS_TOKEN.name} alone takes" in said
     assert all(one.node in said for one in circuit.manifest.nodes)
     assert all(gate.text[:40] in said for gate in circuit.manifest.gates if '"' not in gate.text)
+
+
+def test_inspect_shows_a_circuit_with_its_evidence_and_what_it_may_do(folder, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["inspect", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert all(one in said for one in ("going_on", "used", "page"))

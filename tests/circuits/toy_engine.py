@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from probes.circuits.toy import AGAIN, FIRST, WORDS
+from probes.circuits.toy import FIRST, WORDS
 from tests.circuits.toys import FOLDER
 
 TOKEN = "nobody-else-knows"
@@ -170,9 +170,9 @@ class Engine:
             list(pool.map(self.ask, prompts))
 
     def prompt(self, *, repeats: bool) -> str:
-        """Words of which none comes twice, or twenty and all of them again."""
+        """Words of which none comes twice, or twenty and all of them twice again."""
         words = self._draws.permutation(np.arange(2, WORDS))
-        chosen = [*words[:FIRST], *words[:AGAIN]] if repeats else words[: FIRST + AGAIN]
+        chosen = [*words[:FIRST]] * 3 if repeats else words[: 3 * FIRST]
         return " ".join(f"w{word}" for word in chosen)
 
     def breaks(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from probes.circuits.findings import Findings
+from probes.circuits.findings import Findings, Interval
 from probes.circuits.manifest import FOR_PAGES, CircuitManifest, Readout, ReadoutKind, Severity
 from probes.circuits.reporting import pictures
 from probes.circuits.reporting.words import limits
@@ -69,12 +69,9 @@ def _decided(about: CircuitManifest) -> tuple[str, str, str]:
             "good",
             "It passed every gate, on the very model that is named below and on no other.",
         )
-    why = (
-        "asked for no more"
-        if FOR_PAGES in {gate.name for gate in about.gates if gate.passed}
-        else "does not let it page"
-    )
-    return "Validated: may open tickets.", "fair", f"It passed every gate of a circuit; what made it {why}."
+    agreed = FOR_PAGES in {gate.name for gate in about.gates if gate.passed}
+    why = "More was not asked for." if agreed else "The three ways of ablation do not agree, so it may not page."
+    return "Validated: may open tickets.", "fair", f"It passed every gate of a circuit. {why}"
 
 
 def _figures(about: CircuitManifest, found: Findings) -> Html:
@@ -106,24 +103,29 @@ def _nodes(about: CircuitManifest, found: Findings) -> Html:
     told = {one.node: one for one in found.nodes}
     rows: list[list[Child]] = []
     for one in about.nodes:
-        part = told.get(one.node)
-        rows.append(
-            [
-                one.node,
-                f"{one.effect:+.0%}",
-                ""
-                if part is None
-                else f"{part.alone:+.0%} [{part.alone_interval[0]:+.0%}, {part.alone_interval[1]:+.0%}]",
-                ""
-                if part is None
-                else f"{part.back:+.0%} [{part.back_interval[0]:+.0%}, {part.back_interval[1]:+.0%}]",
-                "watched" if one.readout is not None else "",
-            ]
+        part, watched = told.get(one.node), "" if one.readout is None else "watched"
+        shares = (
+            ["", ""]
+            if part is None
+            else [_share(part.alone, part.alone_interval), _share(part.back, part.back_interval)]
         )
+        rows.append([one.node, _signed(one.effect), *shares, watched])
     head = ("node", "when it was found", "lost without it, 95 %", "back with it alone, 95 %", "")
-    return join(
-        [tag("div", pictures.parts(found), class_="pictures"), table(head, rows, "Nodes, and what each is there for")]
-    )
+    picture = tag("div", pictures.parts(found), class_="pictures")
+    return join([picture, table(head, rows, "Nodes, and what each is there for")])
+
+
+def _share(value: float, interval: Interval) -> str:
+    return f"{_signed(value)} [{_signed(interval[0])}, {_signed(interval[1])}]"
+
+
+def _signed(value: float) -> str:
+    """A share in per cent, and nothing without a sign of less than nothing.
+
+    >>> _signed(-0.001), _signed(0.314)
+    ('+0%', '+31%')
+    """
+    return f"{round(value, 2) + 0.0:+.0%}"
 
 
 def _needed(found: Findings) -> list[Child]:

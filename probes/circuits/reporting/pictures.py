@@ -13,6 +13,7 @@ from probes.reporting.html import Html
 
 _SHOWN_EDGES, _LEAST_SHARE = 48, 0.05
 _BROKEN, _BETTER = -0.2, 1.5  # shares of the behaviour, beyond which a picture need not go
+_HIGHER = 0.3  # so that lines between blocks of one node each do not lie upon each other
 _HEAD, _MLP, _RESIDUAL = "o", "s", "D"
 
 
@@ -118,13 +119,13 @@ def short(name: str) -> str:
 
 
 def _places(about: CircuitManifest) -> dict[Node, tuple[int, float]]:
-    """Each node's block and height: those of one block stand one above another, about the middle."""
+    """Each node's block and height: those of one block stand one above another, every other block a little higher."""
     by_layer: dict[int, list[Node]] = defaultdict(list)
     for node in sorted(one.what for one in about.nodes):
         by_layer[node.where.layer].append(node)
     return {
-        node: (layer, number - (len(nodes) - 1) / 2)
-        for layer, nodes in by_layer.items()
+        node: (layer, number - (len(nodes) - 1) / 2 + (_HIGHER if place % 2 else -_HIGHER))
+        for place, (layer, nodes) in enumerate(by_layer.items())
         for number, node in enumerate(reversed(nodes))
     }
 

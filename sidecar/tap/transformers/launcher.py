@@ -114,11 +114,11 @@ class TraceContext:
             await self._app(scope, _farewell(receive), send)
             return
         if scope["type"] == "http":
-            CALLER.set(_caller(scope))
+            CALLER.set(caller_of(scope))
         await self._app(scope, receive, send)
 
 
-def _caller(scope: Message) -> Caller:
+def caller_of(scope: Message) -> Caller:
     """Who calls, by its headers. Whoever knows the token may call itself a canary, and give its prompt a name by a route."""
     route, session = _ROUTES.get(scope.get("path", ""), ""), _header(scope, b"x-stethoscope-session-hash")
     token, given = os.environ.get(CANARY_VARIABLE, ""), _header(scope, b"x-stethoscope-canary")
