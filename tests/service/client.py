@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import queue
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -57,10 +58,15 @@ class Client:
         return made
 
     def register(self, model: ModelIdentity = MODEL, engine: str = "engine-0") -> control_pb2.RegisterResponse:
-        request = control_pb2.RegisterRequest(engine_id=engine, model=wire_model(model))
-        return control_pb2.RegisterResponse.FromString(
-            self.call("ControlService/Register", request.SerializeToString())
-        )
+        """As a tap does: a worker that has just been started may not answer yet, and is asked again."""
+        request = control_pb2.RegisterRequest(engine_id=engine, model=wire_model(model)).SerializeToString()
+        last = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                return control_pb2.RegisterResponse.FromString(self.call("ControlService/Register", request))
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > last:
+                    raise
 
     def status(self) -> control_pb2.GetStatusResponse:
         return control_pb2.GetStatusResponse.FromString(self.call("ControlService/GetStatus", b""))

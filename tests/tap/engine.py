@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from sidecar.tap.limits import LinkLimits
 from sidecar.tap.transformers import attach
 from sidecar.tap.transformers.tap import Tap
 from tests.tap.models import PAD
@@ -22,7 +23,9 @@ PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13, 14], [15, 16, 17, 18, 19]]
 
 @contextmanager
 def tapped(model: Any, receiver: Receiver, **settings: Any) -> Iterator[Tap]:
-    """A connected tap; on leaving, everything was delivered and the goodbye has arrived."""
+    """A connected tap; on leaving, everything was delivered and the goodbye has arrived. Nothing is dropped for being late."""
+    if "client" not in settings:
+        settings.setdefault("limits", LinkLimits(queue_s=60.0))
     tap = attach(model, address=receiver.address, engine_id="engine", **settings)
     try:
         until(lambda: tap.client.connected)

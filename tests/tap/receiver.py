@@ -106,6 +106,7 @@ class Receiver:
         self.registrations: list[control_pb2.RegisterRequest] = []
         self.requests: list[ingest_pb2.StreamRequest] = []
         self.repeated: list[str] = []
+        self._batch_ids: set[str] = set()  # looked up for every batch of thousands
         self.by_ring = 0  # of all messages
         self.plan: control_pb2.FetchPlanResponse | None = None
         self.fetches: list[int] = []  # known generations
@@ -261,10 +262,12 @@ class Receiver:
         self._flowing.wait(DEADLINE_S)
         batch_id = request.step_batch.batch_id
         with self.changed:
-            again = bool(batch_id) and any(one.step_batch.batch_id == batch_id for one in self.requests)
+            again = batch_id in self._batch_ids
             if again:
                 self.repeated.append(batch_id)
             else:
+                if batch_id:
+                    self._batch_ids.add(batch_id)
                 self.requests.append(request)
             self.changed.notify_all()
         if not request.HasField("step_batch"):
