@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
     )
     build = circuit.add_parser(
         "build",
-        help="discover, validate and report shipped circuits on SmolLM2, by their recipes (each: some 15 CPU minutes)",
+        help="discover, validate and report shipped circuits on SmolLM2, by their recipes (each: some 10 CPU minutes)",
         description="A circuit that fails its gates is shipped as the draft that it is. A discovery that was cut off goes on where "
         "it was, and one that is done is not done again.",
     )
