@@ -106,7 +106,12 @@ class Receiver:
         self.registrations: list[control_pb2.RegisterRequest] = []
         self.requests: list[ingest_pb2.StreamRequest] = []
         self.repeated: list[str] = []
-        self._batch_ids: set[str] = set()  # looked up for every batch of thousands
+        # The same by kind, since every message of thousands wakes whoever waits for one of them.
+        self.batches: list[ingest_pb2.StepBatch] = []
+        self.reports: list[ingest_pb2.TrafficReport] = []
+        self.finished: list[str] = []  # request ids
+        self.goodbyes = 0
+        self._batch_ids: set[str] = set()
         self.by_ring = 0  # of all messages
         self.plan: control_pb2.FetchPlanResponse | None = None
         self.fetches: list[int] = []  # known generations
@@ -162,22 +167,6 @@ class Receiver:
                 raise AssertionError(f"not within {DEADLINE_S} s; {len(self.requests)} messages came")
 
     # what came, by kind
-
-    @property
-    def batches(self) -> list[ingest_pb2.StepBatch]:
-        return [one.step_batch for one in self.requests if one.HasField("step_batch")]
-
-    @property
-    def reports(self) -> list[ingest_pb2.TrafficReport]:
-        return [one.traffic for one in self.requests if one.HasField("traffic")]
-
-    @property
-    def finished(self) -> list[str]:
-        return [name for one in self.requests if one.HasField("finished") for name in one.finished.request_ids]
-
-    @property
-    def goodbyes(self) -> int:
-        return sum(one.HasField("goodbye") for one in self.requests)
 
     @property
     def unseen(self) -> dict[UnseenReason, int]:
@@ -266,14 +255,25 @@ class Receiver:
             if again:
                 self.repeated.append(batch_id)
             else:
-                if batch_id:
-                    self._batch_ids.add(batch_id)
                 self.requests.append(request)
+                self._file_by_kind(request)
             self.changed.notify_all()
         if not request.HasField("step_batch"):
             return None
         result = _repeated(request.step_batch) if again else self.answer(request.step_batch)
         return None if result is None else ingest_pb2.StreamResponse(result=result)
+
+    def _file_by_kind(self, request: ingest_pb2.StreamRequest) -> None:
+        kind = request.WhichOneof("body")
+        if kind == "step_batch":
+            self.batches.append(request.step_batch)
+            self._batch_ids.add(request.step_batch.batch_id)
+        elif kind == "traffic":
+            self.reports.append(request.traffic)
+        elif kind == "finished":
+            self.finished.extend(request.finished.request_ids)
+        elif kind == "goodbye":
+            self.goodbyes += 1
 
     def _fetch_plan(self, raw: bytes, context: grpc.ServicerContext) -> bytes:
         known = control_pb2.FetchPlanRequest.FromString(raw).known_generation
