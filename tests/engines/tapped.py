@@ -137,7 +137,10 @@ def worst_error(
         got = tapped.rows(tap_id(done), point)
         unseen = len(done.fed) - len(got)
         told = sum(sum(one.unseen.values()) for one in tapped.segments(tap_id(done)))
-        assert unseen == told, f"{point.name}: {unseen} positions have no row, {told} were said to have none"
+        lost = sorted(set(range(len(done.fed))) - set(got))
+        assert unseen == told, (
+            f"{point.name}: no row at {lost}, {told} were said to have none; of all: {tapped.receiver.unseen}"
+        )
         assert set(got) <= set(range(len(done.fed)))
         worst[point] = max(relative_error(row, want[point][position]) for position, row in got.items())
     return worst
