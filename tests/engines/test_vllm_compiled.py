@@ -92,10 +92,8 @@ def test_an_aborted_request_is_over_and_those_beside_it_lose_no_row(engine: Tapp
     engine.wait_for_end("cmpl-left-0")
     assert max(worst_error(engine, reference, done[0], POINTS).values()) < TOLERANCE
     seen = sorted(engine.rows("cmpl-left-0", POINTS[0]))
-    dropped = sum(one.unseen.get(UnseenReason.TAP_DROPPED, 0) for one in engine.segments("cmpl-left-0"))
-    assert len(seen) + dropped == seen[-1] + 1, "a position has no row, and nobody said so"
-    assert seen[:42] == list(range(42))
-    assert len(seen) < 900
+    assert seen == list(range(len(seen)))
+    assert 42 <= len(seen) < 900
 
 
 @pytest.mark.shows("vLLM V1", "sampling per request")
