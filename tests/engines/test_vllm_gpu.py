@@ -18,9 +18,9 @@ import torch
 
 from sidecar.types import Site, TapPoint, UnseenReason
 from tests.engines.installed import PYTHON, Installed
-from tests.engines.models import LAYERS, WIDTH, tiny_model
+from tests.engines.models import LAYERS, tiny_model
 from tests.engines.reference import Reference
-from tests.engines.tapped import Tapped, asking, plan_of, tap_id, tapped, worst_error
+from tests.engines.tapped import Tapped, assert_projected, tap_id, tapped, worst_error
 from tests.waiting import until
 
 POINTS = (TapPoint(1), TapPoint(2, Site.ATTN_HEADS), TapPoint(2, Site.MLP_OUT), TapPoint(LAYERS - 1))
@@ -140,24 +140,8 @@ def test_an_aborted_request_is_over_and_those_beside_it_lose_no_row(engine: Tapp
 @pytest.mark.shows("vLLM V1", "projected mode")
 @pytest.mark.shows("vLLM V2", "projected mode")
 def test_readings_made_on_the_device_are_those_of_its_rows(engine: Tapped, reference: Reference) -> None:
-    columns = 5
-    engine.receiver.plan = plan_of(POINTS, [WIDTH] * len(POINTS), columns)
-    engine.ask(asking(*POINTS, projected=True))
-    for attempt in itertools.count():  # until the plan is there
-        (done,) = engine.complete([prompt(600 + attempt, 160)], [f"projected{attempt}"], 24)
-        if len(engine.rows(tap_id(done), POINTS[0], projected=True)) == len(done.fed):
-            break
-    engine.ask(asking(*POINTS))
-    want = reference.states(done.fed, POINTS)
-    for point, tensor in zip(POINTS, engine.receiver.plan.tensors, strict=True):
-        directions = np.frombuffer(tensor.directions, "<f4").reshape(tensor.width, columns)
-        got = engine.rows(tap_id(done), point, projected=True)
-        assert sorted(got) == list(range(len(done.fed)))
-        for position, row in got.items():
-            state = want[point][position]
-            scale = np.linalg.norm(state) * np.linalg.norm(directions, axis=0)
-            assert np.all(np.abs(row[:-1] - state @ directions) <= TOLERANCE * scale)
-            assert row[-1] == pytest.approx(float(state @ state), rel=2 * TOLERANCE)
+    prompts = (prompt(600 + attempt, 160) for attempt in itertools.count())
+    assert_projected(engine, reference, prompts, TOLERANCE, 2 * TOLERANCE)
 
 
 def test_the_tap_says_which_way_it_takes_and_that_states_come(engine: Tapped) -> None:

@@ -195,7 +195,9 @@ class VllmServer:
 
     def _start(self) -> None:
         self._port = _free_port()
-        self._client = httpx.Client(base_url=self.url, timeout=ANSWER_S, trust_env=False)
+        # The server closes what idles for 5 s: a connection that is used just then is lost.
+        kept = httpx.Limits(keepalive_expiry=2.0)
+        self._client = httpx.Client(base_url=self.url, timeout=ANSWER_S, trust_env=False, limits=kept)
         surroundings = {"VLLM_CACHE_ROOT": str(self._environment.compiled), **SURROUNDINGS, **self._env}
         with self._log.open("wb") as log:
             self._warden = subprocess.Popen(

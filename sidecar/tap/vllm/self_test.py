@@ -38,5 +38,5 @@ def _trial(runner: Any, watch: StepWatch) -> set[TapPoint]:
     watch.shelf.mark(_ROWS)
     with (v2 if v2.drives(runner) else v1).overheard(runner) as heard:
         runner._dummy_run(_ROWS)  # noqa: SLF001 - made-up tokens, that belong to nobody: as the engine itself warms up
-    handed = dict(zip(watch.auxiliary, heard, strict=False))  # nothing at all if it handed out nothing
+    handed = dict(zip(watch.auxiliary, heard, strict=bool(heard)))  # all of them, or nothing at all
     return {point for point, states in handed.items() if states.shape[0] >= _ROWS} | watch.shelf.written(_ROWS)
