@@ -14,7 +14,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    a real model, a real server, live signals (ARGS=\"--seconds 60 --summary out.json\")"
+	@echo "make demo    a real model, a real server, live signals (ARGS=\"--seconds 60 --summary out.json\", or --plant ablation, or traffic)"
 	@echo "make test    all tests"
 	@echo "make test-faults  overload, kills and frozen processes (FULL=1: half an hour, and docs/faults.md)"
 	@echo "make test-engines real inference engines, in environments of their own (2.5 GB in the cache, minutes the first time)"
@@ -71,7 +71,7 @@ check: .venv/.dev
 bench: .venv/.dev
 	OMP_NUM_THREADS=1 $(PY) -m bench $(ARGS)
 
-# False alarms, delays and costs of circuits beside other detectors, on the same streams: bench/circuits.json, half an hour.
+# False alarms, delays and costs of circuits beside other detectors, on the same streams: bench/circuits.json, 25 minutes.
 bench-circuits: .venv/.dev
 	OMP_NUM_THREADS=1 $(PY) -m bench.circuits $(ARGS)
 

@@ -6,6 +6,7 @@ share of engaged tokens may still follow the hour (diurnal), wander (AR(1)) and 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,14 +57,28 @@ def stream(
     """[streams, ticks, k+1]: sessions of each tick by how many of their k tokens were engaged. begin: the first tick.
 
     Sessions differ: each has a share of its own, from a Beta distribution around the tick's mean, so that its tokens are alike.
+    A tick has a Poisson number of them, and so those with so many engaged tokens are Poisson numbers of their own.
     """
     means = np.clip(mean + _moves(kind, streams, ticks, begin, rng), 0.01, 0.99)
-    many = rng.poisson(_rates(kind, streams, ticks, sessions, rng))  # [streams, ticks]
-    flat = np.repeat(np.arange(many.size), many.ravel())
-    centre = means.ravel()[flat]
-    engaged = rng.binomial(tokens, rng.beta(2 * centre, 2 * (1 - centre)))
-    counted = np.bincount(flat * (tokens + 1) + engaged, minlength=many.size * (tokens + 1))
-    return counted.reshape(streams, ticks, tokens + 1).astype(np.int64)
+    rates = _rates(kind, streams, ticks, sessions, rng)
+    counts = np.empty((streams, ticks, tokens + 1), np.int64)
+    for engaged in range(tokens + 1):
+        counts[..., engaged] = rng.poisson(rates * engaged_share(means, engaged, tokens))
+    return counts
+
+
+def engaged_share(means: Shares, engaged: int, tokens: int) -> Shares:
+    """The share of sessions with so many engaged tokens: beta-binomial, from Beta(2 m, 2 (1 - m)).
+
+    >>> [round(float(engaged_share(np.array(0.5), engaged, 2)), 4) for engaged in range(3)]  # Beta(1, 1): all alike
+    [0.3333, 0.3333, 0.3333]
+    """
+    share: Shares = np.full_like(means, math.comb(tokens, engaged) / math.factorial(tokens + 1))
+    for at in range(engaged):
+        share *= 2 * means + at
+    for at in range(tokens - engaged):
+        share *= 2 * (1 - means) + at
+    return share
 
 
 def ablated(

@@ -1,14 +1,20 @@
-"""``sidecar canary record`` and ``sidecar deploy-window``: what people say of the model that is served."""
+"""``sidecar canary record`` and ``sidecar deploy-window``: what people say of the model that is served, and what became of it."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from sidecar.live.deployed import Verdict
+
+EX_CHANGED = 1
 EX_USAGE, EX_DATA = 78, 65
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 _LONGEST_S = 86_400
@@ -31,14 +37,25 @@ def add(commands: Any) -> None:
     window = commands.add_parser(
         "deploy-window",
         help="say that the model is about to change: canaries that move then page nobody",
-        description="Every entry says who made it, when and why, and is chained to the one before; none is ever changed.",
+        description="Every entry says who made it, when and why, and is chained to the one before; none is ever changed. "
+        "report tells which circuits changed since the newest window was opened (e-BH), and what is to be done with each.",
+        epilog=f"exit status of report: 0 every circuit is unchanged, {EX_CHANGED} not; {EX_DATA} a file is unsound",
     )
-    window.add_argument("what", choices=["open", "close", "list"])
+    window.add_argument("what", choices=["open", "close", "list", "report"])
     window.add_argument("archive", type=Path, metavar="ARCHIVE", help="the folder that circuits.archive names")
     window.add_argument(
-        "--for", dest="length", metavar="TIME", help="with open: how long, for example 30m; at most 24h"
+        "--for",
+        dest="length",
+        metavar="TIME",
+        help="with open: how long, for example 30m; at most 24h. With report: how much of the traffic since is looked at, "
+        "which is to be decided before any of it is seen; default: all",
     )
     window.add_argument("--why", metavar="TEXT", help="with open and close: for whoever reads this later")
+    window.add_argument("--baseline", type=Path, metavar="FOLDER", help="with report: that of before the deploy")
+    window.add_argument("--reference", type=Path, metavar="FILE", help="with report: what canaries are compared with")
+    window.add_argument(
+        "--alpha", type=float, default=0.1, metavar="SHARE", help="with report: of false alarms among those told (0.1)"
+    )
     window.set_defaults(run=_window)
 
 
@@ -64,6 +81,8 @@ def _record(args: argparse.Namespace) -> int:
 def _window(args: argparse.Namespace) -> int:
     from sidecar.live.windows import WindowError, declare, is_open, windows
 
+    if args.what == "report":
+        return _report(args)
     now = int(time.time())
     try:
         if args.what == "list":
@@ -83,6 +102,67 @@ def _window(args: argparse.Namespace) -> int:
     return 0
 
 
+def _report(args: argparse.Namespace) -> int:
+    from probes.circuits.baseline import load_baseline
+    from sidecar.circuits.archive import ArchiveError
+    from sidecar.circuits.merge import SketchError
+    from sidecar.errors import ArtifactError
+    from sidecar.live.canary_file import CanaryFileError
+    from sidecar.live.deployed import Standing, canary_rounds, newest_window, rows_since, span_of, verdicts
+    from sidecar.live.windows import WindowError
+
+    seconds = None if args.length is None else _seconds(args.length)
+    if args.baseline is None or (args.length is not None and seconds is None) or not 0 < args.alpha < 1:
+        print(
+            "sidecar: report wants --baseline FOLDER, a TIME such as 2h, and --alpha between 0 and 1", file=sys.stderr
+        )
+        return EX_USAGE
+    try:
+        baseline = load_baseline(args.baseline, root=args.baseline)
+        since_s = newest_window(args.archive).from_s
+        rows = list(rows_since(args.archive, since_s))
+        span = span_of(rows, since_s, baseline.manifest.tick_s, seconds)
+        rounds = [] if args.reference is None else canary_rounds(args.archive, args.reference, since_s)
+        found = verdicts(rows, baseline.watched, span, rounds, args.alpha)
+    except ArtifactError as error:
+        return _refuse(f"{args.baseline}: {error.text}")
+    except (ArchiveError, CanaryFileError, SketchError, WindowError) as error:
+        return _refuse(error)
+    print(
+        f"since {_when(since_s)}: {span.ticks} ticks of {span.tick_s} s, {sum(one.whole for one in rounds)} whole rounds"
+    )
+    if seconds is None:
+        print("how long was not decided beforehand: whoever looks until something shows will find it (--for)")
+    for one in found:
+        print("\n".join(_verdict(one, baseline.manifest.model_hash)))
+    return 0 if all(one.standing is Standing.UNCHANGED for one in found) else EX_CHANGED
+
+
+def _verdict(one: Verdict, before: str) -> Iterator[str]:
+    """Two lines for a terminal."""
+    from sidecar.live.deployed import ADVICE
+
+    told, model = one.since, one.since.model_hash
+    on = f" on {model[:12]}" if model not in ("", before) else ""
+    seen = f"{told.sessions} sessions{on}"
+    if not told.sessions:
+        seen = "no session"
+    elif one.rejected:
+        seen += f", {told.leans} engaged than before: e-value {_e_value(told.log_e)}, told by e-BH"
+    else:
+        seen += f", e-value {_e_value(told.log_e)}, not told by e-BH"
+    if not one.rejected and told.sessions < told.needed:
+        many = f"about {told.needed:.0f}" if math.isfinite(told.needed) else "no number of them"
+        seen += f"; {many} would show that it stopped"
+    yield f"{told.circuit}: {one.standing}: {ADVICE[one.standing]}"
+    yield f"  traffic: {seen}; canaries: {one.canaries.value.replace('_', ' ')}"
+
+
+def _e_value(log_e: float) -> str:
+    """As a power of ten: they grow without end."""
+    return f"10^{log_e / math.log(10):.1f}" if log_e > -math.inf else "0"
+
+
 def _seconds(text: str | None) -> int | None:
     match = re.fullmatch(r"([1-9][0-9]{0,5})([smh])", text or "")
     if match is None:
@@ -95,6 +175,6 @@ def _when(at_s: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at_s))
 
 
-def _refuse(error: Exception) -> int:
+def _refuse(error: Exception | str) -> int:
     print(f"sidecar: {error}", file=sys.stderr)
     return EX_DATA

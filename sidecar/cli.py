@@ -69,6 +69,11 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--port", type=int, default=8000, help="of the inference server, on 127.0.0.1")
     demo.add_argument("--metrics-port", type=int, default=9464, help="of /metrics, on 127.0.0.1")
     demo.add_argument("--block", metavar="SIGNAL", help="stop a generation when this signal is over its threshold")
+    demo.add_argument(
+        "--plant",
+        choices=["ablation", "traffic"],
+        help="after some minutes ablate a circuit in the server, or change what is asked, and end once the alarm is there",
+    )
     demo.set_defaults(run=_demo)
     config = commands.add_parser("config", help="about the configuration")
     config.add_argument("what", choices=["schema", "defaults"], help="JSON schema, or every setting with its default")
@@ -280,10 +285,11 @@ def _record(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from sidecar.demo.options import DemoOptions, problems
+    from sidecar.demo.options import DemoOptions, Plant, problems
     from sidecar.demo.stopping import EX_INTERRUPTED, InterruptedStart, Stopping
 
-    options = DemoOptions(args.seconds, args.summary, args.picture, args.port, args.metrics_port, args.block)
+    plant = None if args.plant is None else Plant(args.plant)
+    options = DemoOptions(args.seconds, args.summary, args.picture, args.port, args.metrics_port, args.block, plant)
     if found := problems(options):
         _complain(found)
         return EX_CONFIG

@@ -23,6 +23,7 @@ from sidecar.ladder import Effects, Ladder, fewer, shed
 from sidecar.ledger import Ledger
 from sidecar.live.canary_rows import CanaryRows
 from sidecar.live.monitor import Monitor
+from sidecar.live.remembered import Remembered
 from sidecar.live.sharing import new_source, share_of
 from sidecar.live.ticks import ClosedTicks
 from sidecar.outcome import NO_ID, Arrival, Result
@@ -72,6 +73,8 @@ class Pipeline:
         self.plan: Plan | None = None
         self.judge: Judge | None = None
         self.monitor: Monitor | None = None  # of circuits
+        self.remembered: Remembered | None = None  # by a worker that is gone, until the first circuits are watched
+        self.detectors_resumed: int | None = None  # of what was remembered; None: it was not asked for
         self.ticks = ClosedTicks()
         self.canaries = CanaryRows()
         self._share, self._source = share_of(config.circuits), new_source(config.circuits)
@@ -118,9 +121,21 @@ class Pipeline:
             self.monitor = Monitor(plan, self._config.circuits, self._share, self._source, self.ticks)
             if before is not None:
                 self.monitor.succeed(before)
+            elif self.remembered is not None:
+                self.monitor = self._recall(plan, self.monitor, self.remembered)
+            self.remembered = None
             self.monitor.look(self._clock.unix_ns() / 1e9)
         elif before is not None:
             before.close()
+
+    def _recall(self, plan: Plan, monitor: Monitor, known: Remembered) -> Monitor:
+        """Go on from what a worker before this one knew; what is unsound is forgotten as a whole, and keeps no engine out."""
+        try:
+            self.detectors_resumed = monitor.recall(known, self._clock.unix_ns() / 1e9)
+        except ValueError:
+            self.detectors_resumed = 0
+            return Monitor(plan, self._config.circuits, self._share, self._source, self.ticks)
+        return monitor
 
     def introduce(self, report: TrafficReport) -> None:
         """An admitted engine, with what it had computed before."""

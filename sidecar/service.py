@@ -32,12 +32,12 @@ from sidecar.worker.build import Parts
 from sidecar.worker.handle import WorkerHandle
 
 
-def ledger_path(config: Config) -> Path | None:
-    """Where the ledger is kept: in the configured folder, else beside the Unix socket; None is memory."""
+def data_path(config: Config, what: str) -> Path | None:
+    """Where the ledger or the state of circuits is kept: in the configured folder, else beside the Unix socket; None is memory."""
     socket = socket_path(config.listen.address)
     if config.data.folder is not None:
-        return config.data.folder / "ledger"
-    return None if socket is None else Path(f"{socket}.ledger")
+        return config.data.folder / what
+    return None if socket is None else Path(f"{socket}.{what}")
 
 
 class Sidecar:
@@ -62,7 +62,7 @@ class Sidecar:
         self.log = Log(self._clock, level, config.log.lines_per_s, *([write_log] if write_log else []))
         self._lost = lost
         self._tracing = Tracing(config.traces, version=VERSION, log=self.log) if config.traces.enabled else None
-        self._ledger = LedgerFile(ledger_path(config))
+        self._ledger = LedgerFile(data_path(config, "ledger"))
         self.worker = WorkerHandle(
             config,
             self._clock,
@@ -77,7 +77,15 @@ class Sidecar:
         self._canaries = (
             CanaryRunner(config, self._clock, lambda: self.plans.plan, self.log) if config.canary.url else None
         )
-        self.keeper = Keeper(config, self._clock, self.worker, self.plans.of, self.log, self._canaries)
+        self.keeper = Keeper(
+            config,
+            self._clock,
+            self.worker,
+            self.plans.of,
+            self.log,
+            self._canaries,
+            data_path(config, "circuits"),
+        )
         if self._canaries is not None:
             self._canaries.fetch = self.keeper.look
         self._reloader = Reloader(config, self.plans, self.log)

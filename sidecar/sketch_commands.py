@@ -1,4 +1,4 @@
-"""``sidecar sketch merge|show`` and ``sidecar replay``: what a sidecar has archived of circuits, for people."""
+"""``sidecar sketch merge|show|detect`` and ``sidecar replay``: what a sidecar has archived of circuits, for people."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from probes.circuits.baseline import Baseline
+    from sidecar.circuits.fleet import Detected
     from sidecar.circuits.tick import TickRow
 
-EX_DIFFERENT = 1
+EX_DIFFERENT = EX_ALARM = 1
 EX_DATA = 65  # a file is not what it should be
 _SPARKS = " ▁▂▃▄▅▆▇█"
 
@@ -27,6 +29,23 @@ def add(commands: Any) -> None:
     show = sketch.add_parser("show", help="what the sketches of a file say")
     show.add_argument("file", type=Path, metavar="FILE")
     show.set_defaults(run=_show)
+    detect = sketch.add_parser(
+        "detect",
+        help="run the live detectors over the sketches of all replicas together",
+        description="Each replica runs detectors of its own, over the sessions that bet there. This is one over all of them, with "
+        "the same arithmetic: would the fleet as a whole have alarmed, where and when?",
+        epilog=f"exit status: 0 no alarm, {EX_ALARM} an alarm, {EX_DATA} a file is unsound or of another model or spec",
+    )
+    detect.add_argument("files", nargs="+", type=Path, metavar="FILE", help="Parquet files, merged or not")
+    detect.add_argument("--baseline", type=Path, required=True, metavar="FOLDER")
+    detect.add_argument(
+        "--run-length",
+        type=int,
+        metavar="TICKS",
+        help="to a false alarm of a circuit; default: what the baseline was fitted for",
+    )
+    detect.add_argument("--cool-down", type=int, metavar="TICKS", default=60, help="after an alarm (default 60)")
+    detect.set_defaults(run=_detect)
     replay = commands.add_parser(
         "replay",
         help="compute an alarm again from the archive, bit by bit",
@@ -97,6 +116,48 @@ def _line(name: str, rows: Sequence[TickRow]) -> str:
     return f"  {name:14}{whole.single('rows'):10}{engaged:9.1%}{int(evidence.sum()):10}{share:8.1%}  {bars:34}{told}"
 
 
+def _detect(args: argparse.Namespace) -> int:
+    from sidecar.circuits.archive import ArchiveError, read_archive
+    from sidecar.circuits.fleet import detect
+    from sidecar.circuits.merge import SketchError
+    from sidecar.circuits.watch import Settings
+
+    try:
+        baseline = baseline_of(args.baseline)
+        run_length = baseline.manifest.run_length if args.run_length is None else args.run_length
+        if run_length < 1 or args.cool_down < 1:
+            raise SketchError("--run-length and --cool-down are ticks, one at least")
+        rows = (row for path in args.files for row in read_archive(path))
+        found = detect(rows, baseline.watched, baseline.manifest.tick_s, Settings(run_length, args.cool_down))
+    except (ArchiveError, SketchError) as error:
+        return _refuse(error)
+    print("\n".join(_detected(found, baseline.manifest.tick_s)))
+    return EX_ALARM if found.alarms else 0
+
+
+def _detected(found: Detected, tick_s: int) -> Iterator[str]:
+    """Alarms in their order, then how each detector stands."""
+    from datetime import UTC, datetime
+
+    from sidecar.circuits.detector import UNIT
+
+    for alarm in found.alarms:
+        at, one = datetime.fromtimestamp(alarm.tick * tick_s, UTC), alarm.watched
+        yield (
+            f"{one.circuit} in {one.slice}: ALARM in the tick of {at:%Y-%m-%d %H:%M:%S} UTC, {alarm.leans} engaged than in sound "
+            f"traffic: evidence {alarm.log_e / UNIT:.1f} of {alarm.log_threshold / UNIT:.1f}"
+        )
+    stands = zip(found.watch.watched, found.watch.evidence.tolist(), found.watch.thresholds.tolist(), strict=True)
+    for one, log_e, threshold in stands:
+        bet = found.sessions[one.circuit, one.slice]
+        yield (
+            f"{one.circuit} in {one.slice}: evidence {max(0, log_e) / UNIT:.1f} of {threshold / UNIT:.1f} in the end, "
+            f"{bet} sessions in {found.ticks} ticks"
+        )
+    if found.passed_over:
+        yield f"{found.passed_over} rows of what the baseline does not know were passed over"
+
+
 def _replay(args: argparse.Namespace) -> int:
     from sidecar.circuits.archive import ArchiveError
     from sidecar.circuits.merge import SketchError
@@ -105,7 +166,9 @@ def _replay(args: argparse.Namespace) -> int:
 
     try:
         record = read_record(args.alarm)
-        found = differences(record, args.archive or args.alarm.parent, _baseline(args.baseline))
+        baseline = None if args.baseline is None else baseline_of(args.baseline)
+        bands = None if baseline is None else (baseline.digest, baseline.watched)
+        found = differences(record, args.archive or args.alarm.parent, bands)
     except (ArchiveError, RecordError, SketchError) as error:
         return _refuse(error)
     if found:
@@ -119,18 +182,16 @@ def _replay(args: argparse.Namespace) -> int:
     return 0
 
 
-def _baseline(folder: Path | None) -> Any:
+def baseline_of(folder: Path) -> Baseline:
+    """Raises ArchiveError."""
     from probes.circuits.baseline import load_baseline
     from sidecar.circuits.archive import ArchiveError
     from sidecar.errors import ArtifactError
 
-    if folder is None:
-        return None
     try:
-        found = load_baseline(folder, root=folder)
+        return load_baseline(folder, root=folder)
     except ArtifactError as error:
         raise ArchiveError(f"{folder}: {error.text}") from None
-    return found.digest, found.watched
 
 
 def _refuse(error: Exception) -> int:

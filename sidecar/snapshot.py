@@ -179,6 +179,7 @@ class CircuitAlarmSnapshot:
     cause: str
     leans: str  # "more" or "less" engaged than sound traffic
     record: str
+    at_s: int = 0  # when its tick began, seconds since the epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +209,7 @@ class KeeperSnapshot:
     canaries: CanarySnapshot = field(default_factory=CanarySnapshot)
     deploying: bool = False  # a deploy window is open
     windows_unsound: bool = False  # its file was tampered with, or cannot be read: no window is open then
+    newest: tuple[CircuitAlarmSnapshot, ...] = ()  # of each circuit and slice, cooled or not
 
 
 @dataclass(frozen=True, slots=True)

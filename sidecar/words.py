@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -39,7 +40,44 @@ def in_words(now: control_pb2.GetStatusResponse) -> list[str]:
         for one in now.signals
     )
     lines.extend(f"{one.name} {one.version}: {one.evidence}: {one.reason}" for one in now.artifacts if one.reason)
+    for circuit in now.circuits:
+        lines.extend(_circuit(circuit))
+    if now.HasField("canaries"):
+        lines.append(_canaries(now.canaries))
     return lines
+
+
+def _circuit(one: control_pb2.CircuitState) -> Iterator[str]:
+    """One circuit: what it is worth, how often it was at work, what speaks against sound traffic, its canaries, its last alarms."""
+    yield f"circuit {one.name} {one.version}: {one.state}" + (f", pages nobody: {one.reason}" if one.reason else "")
+    for part in one.slices:
+        share = f"{part.engaged / part.tokens:.1%} of {part.tokens} tokens engaged" if part.tokens else "no tokens yet"
+        yield f"  {part.slice}: {share}, {part.sessions} sessions; {_evidence(part)}"
+    if one.HasField("canary_distance"):
+        moved = ", MOVED" if one.canary_moved else ""
+        yield f"  canaries: {one.canary_distance:.1f} times the noise from their reference{moved}"
+    for alarm in one.alarms:
+        when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(alarm.at_s))
+        standing = "ALARM" if alarm.open else "last alarm"
+        what = f"{alarm.leans} engaged than sound traffic, cause {alarm.cause}"
+        yield f"  {standing} in {alarm.slice}, {when}: {what}; {alarm.record or 'no record'}"
+
+
+def _evidence(part: control_pb2.CircuitSliceState) -> str:
+    """How much speaks against sound traffic, as logarithms."""
+    if not part.HasField("log_evidence"):
+        return "no reference to compare with"
+    return f"evidence {part.log_evidence:.1f} of {part.log_threshold:.1f}"
+
+
+def _canaries(now: control_pb2.CanaryState) -> str:
+    age = f", the newest {now.age_s:.0f} s ago" if now.HasField("age_s") else ""
+    what = "no reference to compare with" if not now.recorded else "quiet"
+    if now.moved:
+        what = f"MOVED from {now.moved[0]} on"
+    return f"canaries: {now.whole} whole rounds, {now.not_whole} others{age}; {what}" + (
+        "; a deploy window is open" if now.deploying else ""
+    )
 
 
 def _run(now: control_pb2.GetStatusResponse) -> Iterator[str]:

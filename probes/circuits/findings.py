@@ -114,3 +114,12 @@ class Findings(Strict):
     curve: Curve
     validity: ReadoutValidity
     stability: Stability | None = None
+
+
+def per_cent(share: float) -> str:
+    """A share as people read it: nothing is never less than nothing.
+
+    >>> per_cent(-0.001), per_cent(0.314)
+    ('0%', '31%')
+    """
+    return f"{round(share, 2) + 0.0:.0%}"

@@ -98,6 +98,11 @@ class ArchiveWriter:
         self.rows_written = 0
         self.rows_lost = 0
 
+    @property
+    def rows_waiting(self) -> int:
+        """That are in no file yet."""
+        return len(self._rows)
+
     def add(self, rows: Iterable[TickRow]) -> ArchiveFile | None:
         """The file, if these rows made it due."""
         self._rows.extend(rows)

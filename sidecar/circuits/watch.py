@@ -159,6 +159,7 @@ class Watch:
                     "marks": self._marks[:, at].tolist(),
                     "mark_ticks": self._mark_ticks[:, at].tolist(),
                     "cooling": int(self._cooling[at]),
+                    "silent": int(self._silent[at]),
                 }
                 for at, one in enumerate(self.watched)
             ],
@@ -177,6 +178,7 @@ class Watch:
                     continue
                 self._log_m[at], self._marks[:, at] = one["log_m"], one["marks"]
                 self._mark_ticks[:, at], self._cooling[at] = one["mark_ticks"], one["cooling"]
+                self._silent[at] = one["silent"]
                 found += 1
         except (KeyError, TypeError, ValueError, OverflowError):
             raise ValueError("this is no state of detectors") from None

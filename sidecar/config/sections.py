@@ -245,12 +245,26 @@ class Circuits(Section):
         ),
     ] = 43_200
     cool_down: Annotated[int, Field(ge=1, le=10080, description="ticks after an alarm in which no other comes")] = 60
+    resume_ticks: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1440,
+            description="after a restart detectors go on if no more ticks than these were missed; 0: never",
+        ),
+    ] = 60
     diagnose_s: Annotated[Seconds, Field(description="so long does an alarm wait for canaries to answer")] = 60.0
     replica: Annotated[int, Field(ge=0, le=1023, description="which of the replicas this one is")] = 0
     replicas: Annotated[int, Field(ge=1, le=1024, description="sidecars that share the traffic of one model")] = 1
     key_file: Annotated[
         Path | None, Field(description="secret by which a session bets on one replica; the same on all of them")
     ] = None
+    file_ticks: Annotated[
+        int,
+        Field(
+            ge=4, le=3600, description="a file of the archive holds so many ticks: that much is lost with the machine"
+        ),
+    ] = 60  # an alarm rests on 240 ticks at most, and its record names 64 files
     archive: Annotated[
         Path | None, Field(description="folder for sketches (Parquet) and the records of alarms; empty: none are kept")
     ] = None

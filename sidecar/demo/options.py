@@ -7,9 +7,18 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 _MOST = 100  # artifacts that are shipped
+CIRCUIT = "induction"
+
+
+class Plant(StrEnum):
+    """What is done to a demo that runs, so that it has something to find."""
+
+    ABLATION = "ablation"  # the circuit's heads write nothing any more: the model changed
+    TRAFFIC = "traffic"  # nobody asks for what the circuit does any more: the traffic changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +31,7 @@ class DemoOptions:
     port: int = 8000
     metrics_port: int = 9464
     block: str | None = None
+    plant: Plant | None = None
 
 
 def problems(options: DemoOptions) -> list[str]:
@@ -31,7 +41,16 @@ def problems(options: DemoOptions) -> list[str]:
 
 def shipped_artifacts() -> Path:
     """The probes for SmolLM2 that come with the package."""
-    return Path(str(importlib.resources.files("probes"))) / "zoo" / "smollm2-135m"
+    return _package() / "zoo" / "smollm2-135m"
+
+
+def shipped_circuit() -> Path:
+    """The one that the demo watches."""
+    return _package() / "circuits" / "shipped" / CIRCUIT
+
+
+def _package() -> Path:
+    return Path(str(importlib.resources.files("probes")))
 
 
 def _signal(options: DemoOptions) -> Iterator[str]:

@@ -26,12 +26,18 @@ from rich.live import Live
 from probes.smollm2 import ModelNotInstalledError, prepared_model
 from protos.stethoscope.v1 import control_pb2
 from sidecar.address import GET_STATUS
+from sidecar.demo.circuit_table import Recent, circuits
 from sidecar.demo.collector import Collector
-from sidecar.demo.options import DemoOptions, shipped_artifacts
-from sidecar.demo.process import Child, DemoError
+from sidecar.demo.commands import lay_ready, start_server, start_sidecar
+from sidecar.demo.course import Course
+from sidecar.demo.options import DemoOptions, Plant
+from sidecar.demo.process import DemoError
+from sidecar.demo.prompts import Prompts
+from sidecar.demo.reference import Home
 from sidecar.demo.stopping import Stopping
+from sidecar.demo.summary import summarise
 from sidecar.demo.table import page
-from sidecar.demo.traffic import Answered, Traffic
+from sidecar.demo.traffic import Traffic
 
 _START_S = 180.0  # a cold disk and a busy machine: importing the server alone can take a minute
 _REFRESH_S = 0.5
@@ -59,7 +65,16 @@ def run_demo(options: DemoOptions, stopping: Stopping) -> int:
         return 1
     if options.summary is not None:
         options.summary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return 0
+    return _ended(stage.course)
+
+
+def _ended(course: Course) -> int:
+    if course.as_planted:
+        return 0
+    told = ", ".join(f"{one.what.name} ({one.what.diagnosis})" for one in (*course.alerts, *course.alarms)) or "nothing"
+    want = "nothing was planted" if course.plant is None else f"--plant {course.plant} wants its one alert"
+    print(f"sidecar demo: {want}, and there was {told} (it ended in the phase {course.phase})", file=sys.stderr)
+    return 1
 
 
 class _Stage:
@@ -74,7 +89,9 @@ class _Stage:
         self._stack = ExitStack()
         self._collector = Collector()
         self._base_url = f"http://127.0.0.1:{options.port}"
-        self._traffic = Traffic(self._base_url, str(model))
+        self._prompts = Prompts()
+        self._traffic = Traffic(self._base_url, str(model), self._prompts)
+        self._recent = Recent()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:  # what was started is ended even if the next does not start
@@ -104,39 +121,29 @@ class _Stage:
 
     def _start_all(self, stack: ExitStack) -> None:
         """Start the processes, which takes milliseconds; whether they come up is seen afterwards."""
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stethoscope-", dir=_short_tmp())))
-        self._address = f"unix:{home}/run/sidecar.sock"
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stethoscope-", dir=_short_tmp())))
+        home = self._home = Home(folder)
+        lay_ready(home)
+        self.course = Course(home, self._options.plant, self._plants)
+        self._address = f"unix:{folder}/run/sidecar.sock"
         self._collector.start()
         stack.callback(self._collector.stop)
-        self._sidecar = self._start_sidecar(home)
+        self._sidecar = start_sidecar(home, self._options, self._address, self._model, self._collector.endpoint)
         stack.callback(self._sidecar.stop)
         self._channel = grpc.insecure_channel(self._address)
         stack.callback(self._channel.close)
-        self._server = self._start_server(home)
+        self._server = start_server(home, self._options, self._address, self._model)
         stack.callback(self._stop_server)
+
+    def _plants(self) -> None:
+        if self._options.plant is Plant.ABLATION:
+            self._home.trigger.touch()
+        else:
+            self._prompts.stop_repeating()
 
     def _stop_server(self) -> None:
         """One that is up flushes its tap and says goodbye; one that still loads its model has nothing to say."""
         self._server.stop(signal.SIGINT, _FLUSH_S if self._up else _LOADING_S)
-
-    def _start_sidecar(self, home: Path) -> Child:
-        command = [sys.executable, "-m", "sidecar.cli", "serve", "--traces", "--address", self._address]
-        command += ["--metrics-port", str(self._options.metrics_port), "--artifacts", str(shipped_artifacts())]
-        command += ["--set", "sampling.request_fraction=1.0"]
-        if self._options.block is not None:
-            command += ["--set", f"verdicts.signals.{self._options.block}=block"]
-        env = {"OMP_NUM_THREADS": "1"}
-        if "OTEL_EXPORTER_OTLP_ENDPOINT" not in os.environ:
-            env["OTEL_EXPORTER_OTLP_ENDPOINT"] = self._collector.endpoint
-        return Child("sidecar", command, home / "sidecar.log", env)
-
-    def _start_server(self, home: Path) -> Child:
-        command = [sys.executable, "-m", "sidecar.tap.transformers", "serve", str(self._model), "--continuous-batching"]
-        command += ["--host", "127.0.0.1", "--port", str(self._options.port)]
-        command += ["--stop-on-block"] if self._options.block is not None else []
-        command += ["--cb-block-size", "32", "--cb-num-blocks", "512", "--cb-max-batch-tokens", "512"]
-        env = {"STETHOSCOPE_ADDRESS": self._address, "STETHOSCOPE_ENGINE_ID": "demo", "HF_HUB_OFFLINE": "1"}
-        return Child("server", command, home / "server.log", {"OMP_NUM_THREADS": "1", **env})
 
     def _status(self) -> control_pb2.GetStatusResponse | None:
         try:
@@ -163,19 +170,28 @@ class _Stage:
         ]
 
     def show_until(self, stop: threading.Event) -> None:
-        """The live table, until asked to stop or the time is over."""
+        """The live table, until asked to stop, or the time is over, or what was planted has been found, or not."""
         ends_s = None if self._options.seconds is None else time.monotonic() + self._options.seconds
         for name, address in self._addresses():
             self._console.print(f"[dim]{name:18}[/dim]{address}", soft_wrap=True, highlight=False)
         with _live(self._console) as live:
-            while not stop.wait(_REFRESH_S) and (ends_s is None or time.monotonic() < ends_s):
+            while not stop.wait(_REFRESH_S) and not self.course.over and (ends_s is None or time.monotonic() < ends_s):
                 self._sidecar.check()
                 self._server.check()
+                status = self._look()
                 if live is not None:
-                    live.update(self._page())
+                    live.update(self._page(status))
 
-    def _page(self) -> Any:
-        return page(self._status(), self._traffic.counts(), self._collector.received(), [])
+    def _look(self) -> control_pb2.GetStatusResponse | None:
+        status, now_s = self._status(), time.monotonic()
+        if status is not None:
+            self._recent.note(status, now_s)
+            self.course.look(status, now_s)
+        return status
+
+    def _page(self, status: control_pb2.GetStatusResponse | None) -> Any:
+        told = "" if status is None else circuits(status, self.course, self._recent)
+        return page(status, self._traffic.counts(), self._collector.received(), told)
 
     def end(self) -> dict[str, Any]:
         """Let everything that is under way arrive, then read the last status: the summary's numbers."""
@@ -188,43 +204,17 @@ class _Stage:
             status = self._status()
         if status is None:
             raise DemoError("the sidecar did not answer at the end")
-        self._console.print(self._page())
+        self._console.print(self._page(status))
         if self._options.picture is not None:
-            self._draw(self._options.picture)
-        return summarise(status, traffic)
+            self._draw(self._options.picture, status)
+        return summarise(status, traffic, self.course)
 
-    def _draw(self, picture: Path) -> None:
+    def _draw(self, picture: Path, status: control_pb2.GetStatusResponse) -> None:
         canvas = Console(record=True, width=_WIDTH, file=io.StringIO(), force_terminal=True)
-        canvas.print(self._page())
+        canvas.print(self._page(status))
         drawn = canvas.export_svg(title="sidecar demo")
         drawn = re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL)  # a picture that loads nothing from elsewhere
         picture.write_text(drawn, encoding="utf-8")
-
-
-def summarise(status: control_pb2.GetStatusResponse, traffic: Answered) -> dict[str, Any]:
-    """The demo's summary, all of it counted by the sidecar but what its clients were answered."""
-
-    def ledger(one: control_pb2.LedgerState) -> dict[str, int]:
-        return {name: getattr(one, name) for name in ("received", "scored", "dropped", "rejected", "in_flight")}
-
-    return {
-        "requests": traffic.requests,
-        "stopped": traffic.stopped,
-        "tap": {name: getattr(status.taps, name) for name in ("sent", "ok", "refused", "unknown", "dropped")},
-        "step_batches": ledger(status.step_batches),
-        "rows": ledger(status.rows),
-        "signals": {
-            one.name: {
-                "readings": one.readings,
-                "mean": one.mean,
-                "detections": one.detections,
-                "evidence": one.evidence,
-            }
-            for one in status.signals
-        },
-        "coverage": {one.tap_point: {"expected": one.expected, "seen": one.seen} for one in status.coverage},
-        "spans_exported": status.spans_exported,
-    }
 
 
 def _own_command() -> list[str]:

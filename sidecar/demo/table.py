@@ -53,15 +53,10 @@ def ledger(now: control_pb2.GetStatusResponse) -> Table:
 
 
 def page(
-    now: control_pb2.GetStatusResponse | None, traffic: Answered, spans: Received, addresses: list[tuple[str, str]]
+    now: control_pb2.GetStatusResponse | None, traffic: Answered, spans: Received, circuits: RenderableType
 ) -> RenderableType:
-    """Everything at once; without a status yet, the addresses alone."""
-    places = Table.grid(padding=(0, 2))
-    for name, address in addresses:
-        places.add_row(Text(name, style="dim"), address)
-    parts: list[RenderableType] = [places]
-    if now is not None:
-        parts += [signals(now), coverage(now), ledger(now)]
+    """Everything at once; without a status yet, the last line alone."""
+    parts: list[RenderableType] = [] if now is None else [signals(now), circuits, coverage(now), ledger(now)]
     trace = f", the last in trace {spans.last_trace}" if spans.last_trace else ""
     stopped = f", {traffic.stopped} of them stopped by a verdict" if traffic.stopped else ""
     answered = f"{traffic.requests} requests answered{stopped}, {traffic.failed} failed"

@@ -11,9 +11,10 @@ from typing import Any
 
 import httpx
 
-from sidecar.demo.prompts import endless
+from sidecar.demo.prompts import Prompt, Prompts
 
-CLIENTS = 3
+CLIENTS = 4
+_ANSWER, _GOES_ON = 12, 4  # tokens: a circuit's session bets by its prompt, and short answers make more sessions
 _TIMEOUT_S = 120.0
 _STOPPED = "content_filter"  # what the tapped server says of a request that it stopped
 
@@ -31,11 +32,11 @@ class Answered:
 class Traffic:
     """Sends prompts until told to stop; requests under way are answered first."""
 
-    def __init__(self, base_url: str, model: str) -> None:
+    def __init__(self, base_url: str, model: str, prompts: Prompts) -> None:
         self._base_url = base_url
         self._model = model
-        self._prompts = endless()
-        self._lock = threading.Lock()  # of the prompts and the counts
+        self._prompts = prompts
+        self._lock = threading.Lock()  # of the counts
         self._counts = Answered()
         self._stop = threading.Event()
         self._threads = [
@@ -60,10 +61,8 @@ class Traffic:
     def _client(self, streaming: bool) -> None:
         with httpx.Client(base_url=self._base_url, timeout=_TIMEOUT_S, trust_env=False) as client:
             while not self._stop.is_set():
-                with self._lock:
-                    prompt = next(self._prompts)
                 try:
-                    tokens, finish = _ask(client, self._model, prompt, streaming)
+                    tokens, finish = _ask(client, self._model, self._prompts.next(), streaming)
                 except (httpx.HTTPError, ValueError, LookupError):
                     self._book(failed=1)
                     self._stop.wait(1.0)
@@ -83,23 +82,24 @@ def new_traceparent() -> str:
     return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
 
 
-def _ask(client: httpx.Client, model: str, prompt: str, streaming: bool) -> tuple[int, str]:
-    """One chat completion; returns the number of generated tokens (of chunks with text, when streaming), and why it ended."""
-    body = {
-        "model": model,
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": 24,
-        "temperature": 0.0,
-        "stream": streaming,
-    }
+def _ask(client: httpx.Client, model: str, prompt: Prompt, streaming: bool) -> tuple[int, str]:
+    """One answer; returns the number of generated tokens (of chunks with text, when streaming), and why it ended."""
+    body: dict[str, Any] = {"model": model, "temperature": 0.0}
     headers = {"traceparent": new_traceparent()}
-    if streaming:
-        with client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as reply:
-            reply.raise_for_status()
-            choices = list(_choices(reply))
-        texts = sum(bool(choice.get("delta", {}).get("content")) for choice in choices)
-        return texts, str(choices[-1].get("finish_reason"))
-    reply = client.post("/v1/chat/completions", json=body, headers=headers)
+    if not prompt.chat:
+        body |= {"prompt": prompt.text, "max_tokens": _GOES_ON}
+        return _told(client.post("/v1/completions", json=body, headers=headers))
+    body |= {"messages": [{"role": "user", "content": prompt.text}], "max_tokens": _ANSWER, "stream": streaming}
+    if not streaming:
+        return _told(client.post("/v1/chat/completions", json=body, headers=headers))
+    with client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as reply:
+        reply.raise_for_status()
+        choices = list(_choices(reply))
+    texts = sum(bool(choice.get("delta", {}).get("content")) for choice in choices)
+    return texts, str(choices[-1].get("finish_reason"))
+
+
+def _told(reply: httpx.Response) -> tuple[int, str]:
     reply.raise_for_status()
     answer = reply.json()
     return int(answer["usage"]["completion_tokens"]), str(answer["choices"][0]["finish_reason"])

@@ -9,6 +9,7 @@ import numpy as np
 
 from protos.stethoscope.v1 import control_pb2, ingest_pb2
 from sidecar.errors import DropReason
+from sidecar.ingest import circuit_status
 from sidecar.ledger import LedgerCounts
 from sidecar.outcome import Result
 from sidecar.reading.plan import Plan
@@ -171,6 +172,8 @@ def status(now: Snapshot, version: str) -> control_pb2.GetStatusResponse:
         model=None if now.model is None else _model(now.model),
         run=_run(now),
         streams=[control_pb2.EngineState(engine_id=name, transport=transport) for name, transport in now.run.streams],
+        circuits=circuit_status.circuits(now.circuits),
+        canaries=circuit_status.canaries(now.circuits),
     )
 
 

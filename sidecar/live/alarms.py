@@ -73,11 +73,24 @@ class Alarms:
 
     cool_down: int  # ticks
     waiting: list[Raised] = field(default_factory=list)
-    open: dict[tuple[str, str], Raised] = field(default_factory=dict)  # the newest of each circuit and slice
+    newest: dict[tuple[str, str], Raised] = field(default_factory=dict)  # of each circuit and slice
+    open: dict[tuple[str, str], Raised] = field(default_factory=dict)  # those of them that have not cooled
     counts: dict[tuple[str, str, str], int] = field(default_factory=dict)  # by circuit, slice and cause
+
+    @property
+    def standing(self) -> list[Raised]:
+        """Those that have not cooled, diagnosed or not."""
+        return [*self.open.values(), *self.waiting]
 
     def add(self, raised: Raised) -> None:
         self.waiting.append(raised)
+
+    def restore(self, raised: Raised) -> None:
+        """One that stood before a restart. It is not counted again."""
+        if raised.cause is None:
+            self.add(raised)
+        else:
+            self.open[raised.key] = self.newest[raised.key] = raised
 
     def settle(self, ready: Callable[[Raised], Canaries | None]) -> list[Raised]:
         """Diagnose those whose canaries have answered: ``ready`` says what they say, None as long as they do not."""
@@ -90,7 +103,7 @@ class Alarms:
             one.cause = diagnose(told, one.excluded_share)
             key = (*one.key, one.cause.value)
             self.counts[key] = self.counts.get(key, 0) + 1
-            self.open[one.key] = one
+            self.open[one.key] = self.newest[one.key] = one
             done.append(one)
         self.waiting = waiting
         return done

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from sidecar.circuits.canary import Group, Reference, Token, make_reference
+from sidecar.types import FloatArray
 
 ROUND, REFERENCE = "stethoscope.canary_round/1", "stethoscope.canary_reference/1"
 _LIMIT_BYTES = 64 << 20
@@ -105,6 +106,20 @@ def read_reference(path: Path) -> tuple[About, Reference]:
     facts, arrays = _read(path, REFERENCE)
     floors = {str(name): float(floor) for name, floor in facts["floors"].items()}
     return _about(facts), Reference(tuple(_tokens(facts)), arrays["means"].astype(np.float64), floors)
+
+
+def in_columns_of(reference: About, about: About, values: Mapping[Token, FloatArray]) -> dict[Token, FloatArray]:
+    """Values in the columns of a reference: a group that this plan has not, or of another size, is NaN."""
+    mine = {one.name: one.columns for one in about.laid_out()}
+    width = sum(columns for _, columns, _ in reference.groups)
+    made = {}
+    for token, row in values.items():
+        laid = np.full(width, np.nan, np.float32)
+        for one in reference.laid_out():
+            if one.name in mine and mine[one.name].stop - mine[one.name].start == one.columns.stop - one.columns.start:
+                laid[one.columns] = row[mine[one.name]]
+        made[token] = laid
+    return made
 
 
 def _about(facts: Mapping[str, Any]) -> About:

@@ -82,7 +82,7 @@ def own() -> tuple[str, ...]:
     """Sixteen plain beginnings, and sixteen that repeat themselves: what comes next stands further up.
 
     >>> len(own()), own()[16][:60]
-    (32, 'river copper engine orange castle pocket market silver anch')
+    (32, 'river window basket mirror ladder button harvest shadow brid')
     """
     return (*_PLAIN, *(_repeating(number) for number in range(16)))
 

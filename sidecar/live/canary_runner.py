@@ -8,23 +8,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from sidecar.circuits.canary import Reference, Round, compare, moved
-from sidecar.circuits.canary import Token as TokenOf
 from sidecar.clock import Clock
 from sidecar.config import Config
 from sidecar.errors import ConfigError
 from sidecar.live.alarms import Canaries
-from sidecar.live.canary_file import About, CanaryFileError, Kept, read_reference, write_round
+from sidecar.live.canary_file import About, CanaryFileError, Kept, in_columns_of, read_reference, write_round
 from sidecar.live.canary_prompts import digest_of, prompts_of
 from sidecar.live.canary_rows import CanaryRow
 from sidecar.live.canary_send import Sender, token_of
-from sidecar.live.canary_values import PlanValues, circuit_group
+from sidecar.live.canary_values import PlanValues, circuit_group, says
 from sidecar.log import Level, Log
 from sidecar.reading.plan import Plan
 from sidecar.snapshot import CanarySnapshot
-from sidecar.types import FloatArray
 
 ROUNDS = "canaries"  # the folder of rounds, in the archive
 KEPT_ROUNDS = 32
@@ -47,6 +43,7 @@ class CanaryRunner:
         self._prompts: tuple[str, ...] = ()
         self._token = ""
         self._known: tuple[About, Reference] | None = None
+        self._known_of: int | None = None  # when its file was written, ns
         self._arrived: list[CanaryRow] = []
         self._changed = threading.Condition()
         self._asked = threading.Event()
@@ -60,19 +57,27 @@ class CanaryRunner:
 
     def start(self) -> None:
         self._prompts, self._token = prompts_of(self._config.prompts), token_of(self._config)
-        self._known = self._reference()
+        try:
+            self._refer()
+        except CanaryFileError as error:
+            raise ConfigError([f"canary.reference: {error}"]) from None
+        if self._known is None:
+            self._log.event(Level.WARNING, "canaries_not_compared", text="there is no reference: sidecar canary record")
         self._thread = threading.Thread(target=self._run, name="canaries", daemon=True)
         self._thread.start()
 
-    def _reference(self) -> tuple[About, Reference] | None:
+    def _refer(self) -> None:
+        """Read the reference if it is there, and another one than before. Raises CanaryFileError."""
         path = self._config.reference
         if path is None or not path.exists():
-            self._log.event(Level.WARNING, "canaries_not_compared", text="there is no reference: sidecar canary record")
-            return None
-        try:
-            return read_reference(path)
-        except CanaryFileError as error:
-            raise ConfigError([f"canary.reference: {error}"]) from None
+            return
+        written = path.stat().st_mtime_ns
+        if written == self._known_of:
+            return
+        known = read_reference(path)
+        with self._changed:
+            self._known, self._known_of = known, written
+            self._newest.clear()
 
     def stop(self) -> None:
         self._stop.set()
@@ -103,17 +108,7 @@ class CanaryRunner:
             if plan is None
             else next((one.circuit.spec_hash for one in plan.circuits if one.name == circuit), None)
         )
-        if (
-            spec is None
-            or not newest
-            or not newest[-1].whole
-            or math.isnan(_of(newest[-1], circuit_group(circuit, spec)))
-        ):
-            return Canaries.SILENT
-        found = moved(newest, self._config.limit)
-        if not found:
-            return Canaries.QUIET
-        return Canaries.MOVED if circuit_group(circuit, spec) in found else Canaries.MOVED_ELSEWHERE
+        return Canaries.SILENT if spec is None else says(newest, circuit_group(circuit, spec), self._config.limit)
 
     # rounds
 
@@ -142,18 +137,20 @@ class CanaryRunner:
             self._log.event(Level.WARNING, "canaries_failed", type=type(error).__name__, text=str(error)[:200])
 
     def _send(self, plan: Plan) -> None:
+        self._refer()
         with self._changed:
             self._arrived.clear()
         answered = Sender(self._config, self._token).send(self._prompts)
         rows = self._wait_for(answered)
         values = PlanValues(plan)
-        read = {(row.name, row.offset): values.of(row) for row in rows if row.generation == plan.generation}
+        own = [row for row in rows if row.generation == plan.generation]
+        read = dict(zip(((row.name, row.offset) for row in own), values.of(own) if own else (), strict=True))
         about = self._about(plan, values)
         if read and self._folder is not None:
             write_round(self._folder, Kept(about, read), KEPT_ROUNDS)
         known = self._known
         if known is not None and known[0].same(about):
-            made = compare(known[1], _in_columns_of(known[0], about, read), known[0].laid_out())
+            made = compare(known[1], in_columns_of(known[0], about, read), known[0].laid_out())
             self._note(made, whole=made.whole)
         else:
             self._note(None, whole=len({name for name, _ in read}) == len(self._prompts))
@@ -195,32 +192,15 @@ class CanaryRunner:
         distances = dict(newest[-1].distances) if newest else {}
         found = moved(newest, self._config.limit)
         layers = [where for name, where in values.taps.items() if name in found]
+        compared = {name: distance for name, distance in distances.items() if not math.isnan(distance)}
         return CanarySnapshot(
             configured=True,
             recorded=self._known is not None,
             rounds=dict(self._counts),
             age_s=None if self._whole_s is None else self._clock.monotonic_s() - self._whole_s,
             circuits={name: distances[group] for group, name in values.circuits.items() if group in distances},
-            layers={name: distances[name] for name in values.taps if name in distances},
+            layers={name: compared[name] for name in values.taps if name in compared},
             moved_circuits=tuple(name for group, name in values.circuits.items() if group in found),
             moved_layers=tuple(where.name for where in layers),
             first_moved=min(layers).name if layers else "",
         )
-
-
-def _of(made: Round, group: str) -> float:
-    return made.distances.get(group, math.nan)
-
-
-def _in_columns_of(reference: About, about: About, values: dict[TokenOf, FloatArray]) -> dict[TokenOf, FloatArray]:
-    """Values in the columns of a reference: a group that this plan has not, or of another size, is NaN."""
-    mine = {one.name: one.columns for one in about.laid_out()}
-    width = sum(columns for _, columns, _ in reference.groups)
-    made = {}
-    for token, row in values.items():
-        laid = np.full(width, np.nan, np.float32)
-        for one in reference.laid_out():
-            if one.name in mine and mine[one.name].stop - mine[one.name].start == one.columns.stop - one.columns.start:
-                laid[one.columns] = row[mine[one.name]]
-        made[token] = laid
-    return made

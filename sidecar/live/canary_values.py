@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 from sidecar.circuits.activity import SINKS, Reader, Rows
+from sidecar.circuits.canary import Round, moved
 from sidecar.circuits.circuit import Bank
+from sidecar.live.alarms import Canaries
 from sidecar.live.canary_rows import CanaryRow, taps_of
 from sidecar.reading.canary import SIZE
 from sidecar.reading.plan import Plan
@@ -26,19 +31,30 @@ class PlanValues:
         sizes = [(name, len(one.nodes), False) for name, one in zip(self.circuits, self._bank.circuits, strict=True)]
         self.groups = (*sizes, *((name, SIZE, True) for name in self.taps))
 
-    def of(self, row: CanaryRow) -> FloatArray:
-        """One row's numbers; NaN where it was not read. An activity that is not finite is NaN."""
-        readings = row.values[: self._places][None]
-        at = np.zeros(1, np.intp)
-        activity = self._reader.read(Rows(readings, np.full(1, SINKS, np.uint32), at, at, ("",)))
-        nodes = np.where(activity.sound[self._bank.circuit_of], activity.nodes, np.nan)[:, 0]
-        made: FloatArray = np.concatenate((nodes, row.values[self._places :])).astype(np.float32)
+    def of(self, rows: Sequence[CanaryRow]) -> FloatArray:
+        """[rows, numbers]; NaN where it was not read. An activity that is not finite is NaN."""
+        values = np.stack([row.values for row in rows])
+        at = np.zeros(len(rows), np.intp)
+        behind = np.full(len(rows), SINKS, np.uint32)
+        activity = self._reader.read(Rows(values[:, : self._places], behind, at, at, ("",)))
+        nodes = np.where(activity.sound[self._bank.circuit_of], activity.nodes, np.nan)
+        made: FloatArray = np.concatenate((nodes.T, values[:, self._places :]), axis=1, dtype=np.float32)
         return made
 
 
 def circuit_group(name: str, spec_hash: str) -> str:
     """What a circuit's activities are called among the groups: another spec is another quantity."""
     return _named(name, spec_hash)
+
+
+def says(rounds: Sequence[Round], group: str, limit: float) -> Canaries:
+    """What the newest rounds say of one circuit: nothing, if the last one is not whole or did not read it."""
+    if not rounds or not rounds[-1].whole or math.isnan(rounds[-1].distances.get(group, math.nan)):
+        return Canaries.SILENT
+    found = moved(rounds, limit)
+    if not found:
+        return Canaries.QUIET
+    return Canaries.MOVED if group in found else Canaries.MOVED_ELSEWHERE
 
 
 def _named(name: str, spec_hash: str) -> str:

@@ -11,16 +11,19 @@ from sidecar.circuits.merge import SketchError, merge
 from sidecar.circuits.record import About, RecordError, make_record, read_record, write_record
 from sidecar.circuits.tick import TickRow
 from sidecar.circuits.watch import Alarm
+from sidecar.live.state_file import ArchivedTicks
 
 FILES = 256  # remembered: a record names those of its alarm
-FLUSH_TICKS = 60  # a file holds at most so many ticks: that much is lost with the machine
 
 
 class Kept:
-    """One thread's. folder: of the archive and of the records beside it; made when the first file is."""
+    """One thread's. folder: of the archive and of the records beside it; made when the first file is.
 
-    def __init__(self, folder: Path, source: str) -> None:
-        self._folder = folder
+    file_ticks: a file holds at most so many.
+    """
+
+    def __init__(self, folder: Path, source: str, file_ticks: int) -> None:
+        self._folder, self._file_ticks = folder, file_ticks
         self._writer = ArchiveWriter(folder, source)
         self._files: deque[tuple[int, int, ArchiveFile]] = deque(maxlen=FILES)
         self._first: int | None = None
@@ -37,12 +40,32 @@ class Kept:
     def rows_lost(self) -> int:
         return self._writer.rows_lost
 
+    @property
+    def whole(self) -> bool:
+        """Whether everything that was ever added is in a file."""
+        return not self._writer.rows_waiting and not self._writer.rows_lost
+
+    @property
+    def files(self) -> tuple[ArchivedTicks, ...]:
+        """The newest, as they outlive the process."""
+        return tuple((first, last, one.path.name, one.digest) for first, last, one in self._files)
+
+    def restore(self, files: Iterable[ArchivedTicks]) -> bool:
+        """Know of files from before the start, if they are all still there; whether they are."""
+        found = [
+            (first, last, ArchiveFile(self._folder / Path(name).name, digest)) for first, last, name, digest in files
+        ]
+        if not all(one.path.is_file() for _, _, one in found):
+            return False
+        self._files.extend(found)
+        return True
+
     def add(self, tick: int, rows: Iterable[TickRow]) -> None:
         """Keep the rows of one tick; ticks come in order."""
         self._first = tick if self._first is None else self._first
         self._last = tick
         self._note(self._writer.add(rows))
-        if tick - (self._first or tick) + 1 >= FLUSH_TICKS:
+        if tick - (self._first or tick) + 1 >= self._file_ticks:
             self.flush()
 
     def flush(self) -> None:

@@ -17,6 +17,7 @@ from sidecar.circuits.tick import TickRow
 from sidecar.circuits.watch import Settings, Watch, Watched
 from sidecar.config import Circuits as Config
 from sidecar.live.counts import CircuitCounts
+from sidecar.live.remembered import Identity, Remembered, goes_on
 from sidecar.live.steps import Steps
 from sidecar.live.ticks import Alarms, ClosedTicks
 from sidecar.live.traces import Traces
@@ -37,6 +38,7 @@ class Monitor:
     def __init__(self, plan: Plan, config: Config, share: Share, source: str, ticks: ClosedTicks) -> None:
         self._config = config
         self._generation = plan.generation
+        self._baselines = plan.baselines
         self.circuits: tuple[PlannedCircuit, ...] = plan.circuits
         self.bank = Bank(tuple(one.circuit for one in plan.circuits), config.slices)
         self._steps = Steps(plan.circuits, self.bank, requests_are_sessions=config.requests_are_sessions)
@@ -75,14 +77,37 @@ class Monitor:
 
         Where the circuits and slices are the same, sessions and the tick that runs go on too: nobody bets twice.
         """
-        if _same(self.bank, before.bank):
-            self._sessions, self._sketch = before._sessions, before._sketch
-        else:
-            before.close()
         self._tick = before._tick
+        if _identity(self.bank) == _identity(before.bank):
+            self._sessions, self._sketch = before._sessions, before._sketch
+        elif before._tick is not None:
+            before.close()
+            self._tick = before._tick + 1  # a tick closes once: what is left of this one counts with the next
         self.tokens_left_out = before.tokens_left_out
         self.counts.succeed(before.counts)
         self.watch.restore(_going_on(before.watch, self.watch))
+
+    def remember(self) -> Remembered | None:
+        """What `recall` goes on from; None before a tick has closed."""
+        state, tick_s = self.watch.state(), self._config.tick_s
+        tick = state["tick"]
+        if not isinstance(tick, int):
+            return None
+        return Remembered(tick, tick_s, state, self._baselines, _identity(self.bank), self._sessions.state())
+
+    def recall(self, known: Remembered, unix_s: float) -> int:
+        """Go on where a worker that is gone stopped, before the first row. Returns how many detectors do.
+
+        Ticks that nobody saw are no evidence, for or against, and cost the guarantee nothing: E - t stays a supermartingale where
+        ticks are left out that nobody has chosen by their outcome. Raises ValueError for what is no state.
+        """
+        tick = int(unix_s // self._config.tick_s)
+        if not goes_on(self._config, known.tick, known.tick_s, tick):
+            return 0
+        if known.bank == _identity(self.bank):
+            self._sessions.restore(known.sessions)
+        self._tick = max(tick, known.tick + 1)
+        return self.watch.restore(known.held_against(self._baselines))
 
     @property
     def nbytes(self) -> int:
@@ -196,8 +221,6 @@ def _equal(one: Reference | None, other: Reference) -> bool:
     )
 
 
-def _same(one: Bank, other: Bank) -> bool:
-    """Whether both count the same things, wherever their columns are."""
-    return one.slices == other.slices and [(c.name, c.spec_hash, c.model_hash) for c in one.circuits] == [
-        (c.name, c.spec_hash, c.model_hash) for c in other.circuits
-    ]
+def _identity(bank: Bank) -> Identity:
+    """What is counted, wherever its columns are."""
+    return bank.slices, *((one.name, one.spec_hash, one.model_hash) for one in bank.circuits)

@@ -49,9 +49,17 @@ class Told:
 
     ticks: tuple[ToldTick, ...]
     canaries: tuple[CanaryRow, ...]
+    generation: int = 0  # of the plan in force; 0: there is none
+    state: bytes = b""  # of the detectors when the last of these ticks had closed; nothing without any
 
 
-def write(memory: int, ticks: Sequence[ClosedTick], canaries: Sequence[CanaryRow]) -> int:
+def write(
+    memory: int,
+    ticks: Sequence[ClosedTick],
+    canaries: Sequence[CanaryRow],
+    generation: int = 0,
+    state: bytes = b"",
+) -> int:
     """Fill a descriptor's memory; returns how many bytes."""
     facts = {
         "ticks": [
@@ -60,16 +68,18 @@ def write(memory: int, ticks: Sequence[ClosedTick], canaries: Sequence[CanaryRow
                 one.generation,
                 one.tick,
                 [_packed(row) for row in one.rows],
-                [_told(*alarm) for alarm in one.alarms],
+                [packed_alarm(*alarm) for alarm in one.alarms],
             ]
             for one in ticks
         ],
         "canaries": [[one.generation, one.name, one.offset, len(one.values)] for one in canaries],
+        "generation": generation,
+        "state": len(state),
     }
     counts = [row.counts.tobytes() for one in ticks for row in one.rows]
     values = [one.values.tobytes() for one in canaries]
     text = json.dumps(facts).encode()
-    data = b"".join((len(text).to_bytes(_LENGTH_BYTES, "little"), text, *counts, *values))
+    data = b"".join((len(text).to_bytes(_LENGTH_BYTES, "little"), text, *counts, *values, state))
     os.ftruncate(memory, 0)
     return os.pwrite(memory, data, 0)
 
@@ -81,14 +91,14 @@ def read(memory: int, size: int) -> Told:
     facts = json.loads(data[_LENGTH_BYTES:begin])
     left = _Left(data, begin)
     ticks = tuple(
-        ToldTick(number, generation, tick, tuple(left.rows(rows)), tuple(_alarm(one) for one in alarms))
+        ToldTick(number, generation, tick, tuple(left.rows(rows)), tuple(told_alarm(one) for one in alarms))
         for number, generation, tick, rows, alarms in facts["ticks"]
     )
     canaries = tuple(
         CanaryRow(generation, name, offset, left.take(np.dtype(np.float32), many))
         for generation, name, offset, many in facts["canaries"]
     )
-    return Told(ticks, canaries)
+    return Told(ticks, canaries, facts["generation"], left.take(np.dtype(np.uint8), facts["state"]).tobytes())
 
 
 class _Left:
@@ -116,7 +126,8 @@ def _packed(row: TickRow) -> list[Any]:
     ]
 
 
-def _told(alarm: Alarm, trace_ids: Sequence[str]) -> list[Any]:
+def packed_alarm(alarm: Alarm, trace_ids: Sequence[str]) -> list[Any]:
+    """As JSON carries it; `told_alarm` takes it apart."""
     watched, since = alarm.watched, alarm.since
     return [
         *(watched.circuit, watched.slice, alarm.tick, alarm.log_e, alarm.log_threshold, alarm.leans),
@@ -124,6 +135,7 @@ def _told(alarm: Alarm, trace_ids: Sequence[str]) -> list[Any]:
     ]
 
 
-def _alarm(told: Sequence[Any]) -> ToldAlarm:
+def told_alarm(told: Sequence[Any]) -> ToldAlarm:
+    """Raises ValueError or TypeError if it is none."""
     circuit, name, tick, log_e, threshold, leans, since, log_m, trace_ids = told
     return ToldAlarm(circuit, name, tick, log_e, threshold, leans, Checkpoint(since, tuple(log_m)), tuple(trace_ids))

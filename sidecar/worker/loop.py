@@ -14,7 +14,7 @@ from typing import Any
 from sidecar import published
 from sidecar.errors import EngineIdInUseError, OtherModelError, TooManyEnginesError
 from sidecar.ingest.refusal import Refusal
-from sidecar.live import tickwire
+from sidecar.live import remembered, tickwire
 from sidecar.log import Level
 from sidecar.ring import Consumer, Descriptors, Ring, RingBrokenError, Taken
 from sidecar.snapshot import Transport
@@ -65,6 +65,7 @@ class Worker:
             "close": self._close,
             "publish": self._publish,
             "ticks": self._ticks,
+            "remember": self._remember,
             "end": self._end_all,
         }
 
@@ -183,6 +184,7 @@ class Worker:
         self._pipeline.bind(plan)
         self._log_kernels()
         self._log_unknown()
+        self._log_resumed()
         if self._process:
             gc.collect()
             gc.freeze()
@@ -193,6 +195,11 @@ class Worker:
         self._log.event(Level.INFO, "kernels", chosen=", ".join(sorted(chosen)))
         for name, why in self._pipeline.kernels.refused.items():
             self._log.event(Level.INFO, "kernel_not_used", kernel=name, why=why)
+
+    def _log_resumed(self) -> None:
+        resumed, self._pipeline.detectors_resumed = self._pipeline.detectors_resumed, None
+        if resumed is not None:
+            self._log.event(Level.INFO, "detectors_resumed", detectors=resumed)
 
     def _log_unknown(self) -> None:
         """A misspelt name would leave its signal at the default without a word."""
@@ -256,10 +263,24 @@ class Worker:
             self._settle()
             if order["last"] and self._pipeline.monitor is not None:
                 self._pipeline.monitor.close()
-            canaries = self._pipeline.canaries.take()
-            return {"bytes": tickwire.write(memory, self._pipeline.ticks.since(order["after"]), canaries)}
+            pipeline = self._pipeline
+            ticks, canaries = pipeline.ticks.since(order["after"]), pipeline.canaries.take()
+            known = pipeline.monitor.remember() if ticks and pipeline.monitor is not None else None
+            generation = 0 if pipeline.plan is None else pipeline.plan.generation
+            state = b"" if known is None else known.to_bytes()
+            return {"bytes": tickwire.write(memory, ticks, canaries, generation, state)}
         finally:
             os.close(memory)
+
+    def _remember(self, order: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        """What the worker before this one knew of circuits. whole: the archive has what a replay of it rests on."""
+        (memory,) = descriptors
+        try:
+            known = remembered.from_bytes(os.pread(memory, order["bytes"], 0))
+        finally:
+            os.close(memory)
+        self._pipeline.remembered = known if order["whole"] else known.without_history()
+        return {}
 
     def _end_all(self, order: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         for channel in list(self._names.values()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -119,14 +119,25 @@ class Live:
         return float(series[f"stethoscope_{name}" + (f"{{{told}}}" if labels else "")])
 
 
-@contextmanager
-def live(
-    home: Path, artifacts: Path, flags: Mapping[str, Any] | None = None, model: ModelIdentity = MODEL
-) -> Iterator[Live]:
+def clock_at_an_hour() -> ManualClock:
     clock = ManualClock()
     clock.epoch_ns = clock.epoch_ns // 10**9 // 3600 * 3600 * 10**9
+    return clock
+
+
+@contextmanager
+def live(
+    home: Path,
+    artifacts: Path,
+    flags: Mapping[str, Any] | None = None,
+    model: ModelIdentity = MODEL,
+    clock: ManualClock | None = None,
+    log: Callable[[str], None] = lambda _: None,
+) -> Iterator[Live]:
+    """clock: one that goes on from another sidecar's end; by default time begins at the same hour again."""
+    clock = clock_at_an_hour() if clock is None else clock
     config: Config = settings(home, artifacts, **{"limits.clock_skew_s": 1e9, **(flags or {})})
-    sidecar = Sidecar(config, clock, write_log=lambda _: None, parts=Parts())
+    sidecar = Sidecar(config, clock, write_log=log, parts=Parts())
     sidecar.start()
     try:
         with Client(sidecar) as client:

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 
 from sidecar.types import FloatArray, TapPoint
-from tests.circuits.served import Live, step
+from tests.circuits.served import Live, project, step
 from tests.circuits.small import LAYER, MLP
 
 PROMPT_TOKENS = 12
@@ -24,6 +24,7 @@ class StubEngine:
     def __init__(self, token: str) -> None:
         self.token = token
         self.live: Live | None = None
+        self.projects = False  # its tap multiplies by itself, and sends no states
         self.change: Callable[[States], States] | None = lambda states: states
         self.asked = 0
         self._lock = threading.Lock()
@@ -59,7 +60,8 @@ class StubEngine:
                 routes=[route],
                 prompt_tokens=[PROMPT_TOKENS],
             )
-            self.live.send(batch)
+            plan = self.live.sidecar.plans.plan
+            self.live.send(project(batch, plan) if self.projects and plan is not None else batch)
             return 200
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

@@ -6,10 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import betabinom
 
-from bench.circuits import Rate, main
+from bench.circuits import Rate, batches, main
 from bench.drift_peers import PEERS, alarms
-from bench.streams import AR1, BOTH, BURSTY, DAY, IID, MEAN, SESSIONS, diurnal, stream, tick_means
+from bench.streams import AR1, BOTH, BURSTY, DAY, IID, MEAN, SESSIONS, diurnal, engaged_share, stream, tick_means
 
 
 @pytest.mark.parametrize("kind", [IID, AR1, BOTH, BURSTY], ids=lambda one: one.name)
@@ -20,6 +21,23 @@ def test_a_null_stream_has_the_mean_that_it_says(kind):
     assert np.nanmean(means) == pytest.approx(expected, abs=0.01)
     if not kind.bursts:
         assert counts.sum(axis=2).mean() == pytest.approx(SESSIONS, rel=0.02)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 4, 8])
+def test_sessions_bet_as_if_each_drew_a_share_of_its_own_and_its_tokens_from_it(tokens):
+    means = np.array([0.01, 0.3, 0.77])
+    made = np.array([engaged_share(means, engaged, tokens) for engaged in range(tokens + 1)])
+    want = [betabinom(tokens, 2 * mean, 2 * (1 - mean)).pmf(range(tokens + 1)) for mean in means]
+    np.testing.assert_allclose(made.T, want)
+
+
+def test_each_stream_has_a_history_and_a_reference_of_its_own():
+    one = next(batches(BOTH, 3, seed=1))
+    assert len(one.counts) == len(one.histories) == len(one.references) == 3
+    assert not np.array_equal(one.references[0].mean, one.references[1].mean)
+    for at in range(3):
+        assert abs(one.sound(at, residual=True).mean()) < 0.002
+        assert abs(np.nanmean(one.means(at, residual=True))) < 0.01
 
 
 def test_a_poisson_interval_is_exact():
@@ -49,7 +67,8 @@ def test_the_short_form_has_every_figure_and_writes_only_where_it_is_told(tmp_pa
     assert main(["--short", "--only", "streams", "costs", "--out", str(out)]) == 0
     rows = {row["name"]: row for row in json.loads(out.read_text())}
     assert not (tmp_path / "never.json").exists()
-    assert rows["false alarms per 30 d, ours, all null streams"]["met"]
+    assert rows["false alarms per 30 d, ours, all of iid"]["met"]
+    assert rows["false alarms per 30 d, ours, diurnal + AR(1)"]["value"] == 0
     assert rows["sessions until a full ablation is seen, ours"]["met"]
     assert rows["random shardings that merge to the same bits"]["met"]
     for name in PEERS:

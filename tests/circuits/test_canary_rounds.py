@@ -100,6 +100,39 @@ def test_a_model_that_is_the_same_is_quiet_and_one_whose_head_is_scaled_by_a_ten
         assert one.value("circuit_canary_moved", **CIRCUIT) == 0
 
 
+def test_a_reference_that_is_recorded_while_it_runs_is_compared_with_from_the_next_round_on(home, engine) -> None:
+    stub, url = engine
+    out = str(home / "reference")
+    with watched(home, stub, url, **{"canary.reference": out}) as one:
+        rounds(one, 3)
+        assert one.value("canary_recorded") == 0
+        assert sidecar(["canary", "record", str(home / "archive"), "--out", out, "--rounds", "3"]) == 0
+        rounds(one, 5)
+        assert one.value("canary_recorded") == 1
+        assert one.value("circuit_canary_moved", **CIRCUIT) == 0
+        stub.change = scaled(LAYER, 0.9)
+        rounds(one, 7)
+        assert one.value("circuit_canary_moved", **CIRCUIT) == 1
+        assert sidecar(["canary", "record", str(home / "archive"), "--out", out, "--rounds", "2"]) == 0
+        rounds(one, 8)  # the model as it is now is what another reference was made of
+        assert one.value("circuit_canary_moved", **CIRCUIT) == 0
+
+
+def test_in_projected_mode_circuits_alone_are_compared_and_no_tap_point_is_called_quiet(home, engine) -> None:
+    stub, url = engine
+    stub.projects = True
+    more = recorded(home, stub, url)
+    with watched(home, stub, url, **more) as one:
+        rounds(one, 2)
+        assert one.value("circuit_canary_moved", **CIRCUIT) == 0
+        assert one.value("circuit_canary_distance", **CIRCUIT) < 5
+        stub.change = scaled(LAYER, 0.9)
+        rounds(one, 4)
+        assert one.value("circuit_canary_moved", **CIRCUIT) == 1
+        names = ("stethoscope_canary_distance", "stethoscope_canary_moved", "stethoscope_canary_first_moved_info")
+        assert not [series for series in one.client.series() if series.startswith(names)]
+
+
 def test_an_engine_that_does_not_answer_is_missing_and_not_quiet(home, engine) -> None:
     stub, url = engine
     more = recorded(home, stub, url)

@@ -216,6 +216,30 @@ def test_the_alarm_after_the_cool_down_is_replayed_too(told: Path) -> None:
     assert read_record(paths[1]).previous == read_record(paths[0]).content_digest
 
 
+def test_a_file_of_the_archive_holds_so_many_ticks_and_the_newest_alarm_is_told_after_it_has_cooled(told: Path) -> None:
+    for path in (told / "archive").glob("*.parquet"):
+        path.unlink()
+    settings = archived(told) | {"circuits.file_ticks": 4, "circuits.cool_down": 5}
+    with live(told, told / "artifacts", settings) as one:
+        one.traffic(3, 0.5)
+        one.sidecar.keeper.look()
+        assert not list((told / "archive").glob("*.parquet"))
+        one.traffic(1, 0.5)
+        one.sidecar.keeper.look()
+        assert len(list((told / "archive").glob("*.parquet"))) == 1
+        one.traffic(12, 0.0, seed=5)
+        one.sidecar.keeper.look()
+        (newest,) = one.sidecar.keeper.snapshot().newest
+        assert newest.at_s % 60 == 0
+        assert abs(newest.at_s - one.clock.unix_ns() / 1e9) < 12 * 60
+        one.traffic(12, 0.5, seed=6)
+        one.sidecar.keeper.look()
+        kept = one.sidecar.keeper.snapshot()
+        assert (kept.alarms, kept.newest) == ((), (newest,))
+        shown = one.sidecar.status().circuits[0].alarms
+        assert [(alarm.at_s, alarm.open) for alarm in shown] == [(newest.at_s, False)]
+
+
 def test_a_probe_that_is_added_costs_a_circuit_neither_its_sessions_nor_its_evidence(told: Path) -> None:
     with live(told, told / "artifacts", archived(told)) as one:
         one.send(step(engaged_rows(2, engaged=True), [2], session_id_hashes=["begun"]))

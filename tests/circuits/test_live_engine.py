@@ -48,6 +48,7 @@ def canaries(home: Path, engine: Engine, **more: object) -> dict[str, object]:
     }
 
 
+@pytest.mark.shows("transformers", "canaries")
 def test_ablation_is_the_models_and_traffic_that_stops_is_the_traffics(home: Path) -> None:
     sidecar = Sidecar(home)
     engine = Engine(home, sidecar.address)

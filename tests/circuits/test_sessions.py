@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.circuits.activity import Rows
+from sidecar.circuits.activity import SINKS, Rows
 from sidecar.circuits.circuit import Bank
 from sidecar.circuits.sessions import Sessions, Share
 from sidecar.circuits.sketch import LiveSketch
@@ -75,6 +75,42 @@ def test_more_sessions_in_a_step_than_there_is_room_for_are_never_mixed_up():
     assert bets(sessions, ALONE, of_sessions([("d", False)] * 2 + [("e", True)] * 2)) == [(0, 0, 0), (0, 0, 4)]
 
 
+def plainly(steps: list[Rows], limit: int, tokens: int) -> list[list[tuple[int, int, int]]]:
+    """Row by row. A session that is given up begins anew when it comes again; one of the very step makes room for no new one."""
+    known: dict[str, list[bool]] = {}  # the longest silent first
+    told = []
+    for rows in steps:
+        here = list(dict.fromkeys(rows.session_ids[at] for at in rows.sessions.tolist()))
+        again = [one for one in here if one in known]
+        new = [one for one in here if one not in known]
+        for name in again + new[max(0, len(new) - (limit - len(again))) :]:
+            known[name] = known.pop(name, [])
+            if len(known) > limit:
+                del known[next(iter(known))]
+        found = []
+        for at, engaged in zip(rows.sessions.tolist(), (rows.readings.sum(axis=1) > 0).tolist(), strict=True):
+            seen = known.get(rows.session_ids[at])
+            if seen is not None and len(seen) < tokens:
+                seen.append(engaged)
+                if len(seen) == tokens:
+                    found.append((0, 0, sum(seen)))
+        told.append(sorted(found))
+    return told
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 12))
+def test_however_many_come_and_go_it_bets_what_a_plain_loop_bets(seed, limit, names):
+    rng = np.random.default_rng(seed)
+    steps = [
+        of_sessions([(f"s{name}", bool(on)) for name, on in rng.integers(0, (names, 2), (rng.integers(1, 15), 2))])
+        for _ in range(30)
+    ]
+    sessions = Sessions(ALONE, Share(), limit)
+    assert [bets(sessions, ALONE, one) for one in steps] == plainly(steps, limit, 4)
+    assert len(sessions) <= limit
+
+
 def test_rows_of_nobodys_session_bet_nothing_and_are_counted():
     sessions = Sessions(ALONE, Share())
     assert bets(sessions, ALONE, of_sessions([("", True)] * 6)) == []
@@ -135,3 +171,24 @@ def test_memory_is_bounded_the_longest_silent_goes_first_and_is_counted():
 def test_a_share_that_does_not_exist_is_refused(wrong):
     with pytest.raises(ValueError, match="replica below"):
         Share(*wrong)
+
+
+def laid_out_alike(sessions: int, tokens: int) -> Rows:
+    """Sessions of as many tokens each, of which the last third is engaged: as prompts are that were made by one template."""
+    at = np.tile(np.arange(tokens), sessions)
+    readings = np.where(at >= 2 * tokens // 3, 1.0, -1.0)[:, None].repeat(5, axis=1).astype(np.float32)
+    owners = np.repeat(np.arange(sessions), tokens)
+    names = tuple(f"session {number}" for number in range(sessions))
+    return Rows(readings, (SINKS + at).astype(np.uint32), np.zeros(len(at), np.intp), owners, names)
+
+
+def test_what_sessions_of_one_layout_bet_together_does_not_depend_on_what_the_process_drew():
+    """A baseline was learned by another process: were all sessions to bet on the same places, its band would not hold here."""
+    rows = laid_out_alike(400, 12)
+    shares = []
+    for seed in range(12):
+        made = bets(Sessions(ALONE, Share(), spread=seed), ALONE, rows)
+        assert len(made) == 400
+        shares.append(sum(engaged for _, _, engaged in made) / 1600)
+    assert max(shares) - min(shares) < 0.03
+    assert abs(np.mean(shares) - 1 / 3) < 0.01

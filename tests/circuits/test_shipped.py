@@ -10,18 +10,20 @@ from probes.circuits.artifact import fit, load_circuit
 from probes.circuits.behaviours import find_pairs
 from probes.circuits.choosing import choose
 from probes.circuits.draft import read_draft
+from probes.circuits.findings import per_cent
 from probes.circuits.replacing import Ablation
 from probes.circuits.reporting.page import HTML, render
 from probes.circuits.running import Decoder
 from probes.circuits.shipping import SHIPPED, read_recipe, recipe_names
 from probes.circuits.universe import nodes_of
 from probes.circuits.validation.ablating import Ablated
-from probes.circuits.validation.gates import gates
+from probes.circuits.validation.gates import gates, of_kind
 from probes.circuits.watching import read
 from probes.envelope import MANIFEST, WEIGHTS
 from sidecar.types import Evidence
 from tests.lab.test_report import checked
 
+DOCS = Path(__file__).parents[2] / "docs" / "circuits.md"
 NAMES = sorted(path.parent.name for path in SHIPPED.glob(f"*/{MANIFEST}"))
 
 
@@ -59,8 +61,21 @@ def test_its_report_is_that_of_its_manifest_and_small(name):
     assert sum(sizes.values()) < 1 << 20
 
 
-def test_induction_is_validated():
-    assert load_circuit(SHIPPED / "induction", root=SHIPPED).manifest.evidence is Evidence.USED
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docs_say_of_it_what_its_manifest_says(name):
+    about = load_circuit(SHIPPED / name, root=SHIPPED).manifest
+    resample, score = of_kind(about.findings, Ablation.RESAMPLE), about.score
+    verdict = f"failed: {', '.join(about.failed)}" if about.failed else f"validated, {about.severity.value}"
+    cells = (
+        name,
+        f"{len(about.parts)} ({len(about.watched)})",
+        per_cent(resample.completeness),
+        per_cent(resample.faithfulness),
+        f"{about.findings.validity.ratio:.1f}",
+        f"{score.engaged_share:.0%} / {score.traffic_share:.1%}",
+        verdict,
+    )
+    assert f"| {' | '.join(cells)} |" in DOCS.read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.model
@@ -69,7 +84,7 @@ def test_on_the_real_model_induction_is_engaged_where_it_is_called_for_and_not_o
 
     lab = open_model(smollm2)
     circuit = load_circuit(SHIPPED / "induction", root=SHIPPED)
-    assert fit(circuit.manifest, lab.identity).evidence is Evidence.USED
+    assert fit(circuit.manifest, lab.identity).evidence is circuit.manifest.evidence  # at home, and not stale
     pairs = find_pairs("induction:8:7", lab)
     ablated = Ablated(Decoder(lab.model), pairs, Ablation.MEAN, nodes_of(lab.model))
     points = [place.where for place in circuit.manifest.places]

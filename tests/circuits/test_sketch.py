@@ -61,6 +61,29 @@ def test_it_counts_what_a_plain_loop_counts(count):
     assert told(live.close(7)) == {key: one for key, one in plainly(bank, activity).items() if any_of(one, activity)}
 
 
+def test_values_that_are_large_beyond_any_sum_are_clipped_and_counted_like_others():
+    bank = two()
+    rows = step(np.random.default_rng(3), 130)
+    rows.readings[::7, 0], rows.readings[3::11, 2], rows.readings[5, 4] = 3e38, -1e30, 31.91
+    rows.positions[:] = 9
+    activity = read(bank, rows)
+    assert activity.sound.all()
+    live = LiveSketch(bank, "a", 60)
+    live.add(activity)
+    assert told(live.close(7)) == plainly(bank, activity)
+
+
+def test_means_far_from_zero_clip_nothing():
+    """All squares together are as large as one that is clipped: which of the two it is must be looked up."""
+    bank = two()
+    rows = step(np.random.default_rng(4), 200)
+    rows.readings[:] += 25
+    activity = read(bank, rows)
+    live = LiveSketch(bank, "a", 60)
+    live.add(activity)
+    assert told(live.close(7)) == plainly(bank, activity)
+
+
 def any_of(one: dict[str, list[int]], activity: Activity) -> bool:
     return bool(one["rows"] or one["non_finite"]) or activity.sinks.any()
 

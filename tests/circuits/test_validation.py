@@ -26,13 +26,15 @@ from probes.circuits.replacing import Ablation
 from probes.circuits.running import Decoder
 from probes.circuits.toy import WORDS
 from probes.circuits.universe import nodes_of
+from probes.circuits.usual import Usual, usual
 from probes.circuits.validation.ablating import Ablated
 from probes.circuits.validation.claim import About, Claim
+from probes.circuits.validation.traffic import idle
 from probes.circuits.validation.validate import Settings, States, validate_circuit
 from probes.circuits.watching import read
 from probes.cli import main
 from probes.errors import LabError
-from sidecar.types import Evidence, TapPoint
+from sidecar.types import Evidence, FloatArray, TapPoint
 from tests.circuits.toys import FOLDER, INDUCTION, PREVIOUS_TOKEN, toy
 from tests.lab.test_report import checked, words
 
@@ -234,3 +236,24 @@ def test_inspect_shows_a_circuit_with_its_evidence_and_what_it_may_do(folder, ca
     assert main(["inspect", str(folder)]) == 0
     said = capsys.readouterr().out
     assert all(one in said for one in ("going_on", "used", "page"))
+
+
+def test_tokens_at_which_the_circuit_is_at_work_are_no_traffic_without_it_and_yet_nothing_unusual(
+    lab: LabModel,
+) -> None:
+    where = TapPoint(1)
+    texts = [[*text, *text[1:]] for text in unrepeated(2, WORDS, texts=64, length=20)]
+    found = idle(Decoder(lab.model), texts, [PREVIOUS_TOKEN, INDUCTION], [where])
+    rows, of = found.everything(where)
+    at_work = found.used[where]
+    assert 0.5 < len(at_work) / len(rows) < 0.8
+    assert len(rows) == len(of) == len(at_work) + len(found.texts)
+    assert beyond(usual(where, rows, of, rank=8, first=0), at_work) < 0.005  # of a limit for one in a thousand
+    assert beyond(usual(where, found.rows[where], found.texts, rank=8, first=0), at_work) > 0.01
+
+
+def beyond(basis: Usual, rows: FloatArray) -> float:
+    """The share of rows whose SPE is above the basis's limit."""
+    away = rows - basis.columns[:, -1]
+    spe = (away**2).sum(axis=1) - ((away @ basis.columns[:, :-1]) ** 2).sum(axis=1)
+    return float((spe > basis.about.spe_limit).mean())

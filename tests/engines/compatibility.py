@@ -39,6 +39,7 @@ FEATURES = (
     "traces",
     "sampling per request",
     "collecting for the lab",
+    "canaries",
     "blind",
     "unknown version",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from probes.circuits.findings import Findings, Interval
+from probes.circuits.findings import Findings, Interval, per_cent
 from probes.circuits.manifest import FOR_PAGES, CircuitManifest, Readout, ReadoutKind, Severity
 from probes.circuits.reporting import pictures
 from probes.circuits.reporting.words import limits
@@ -84,7 +84,7 @@ def _figures(about: CircuitManifest, found: Findings) -> Html:
             f"{len(about.parts)} of {found.universe} nodes, {len(about.watched)} watched",
         ),
         ("Lost without it", f"{1 - first.completeness:.0%}", f"95 %: {low:.0%} to {high:.0%}; {found.pairs} pairs"),
-        ("Does by itself", f"{first.faithfulness:.0%}", "F(C), everything else ablated"),
+        ("Does by itself", per_cent(first.faithfulness), "F(C), everything else ablated"),
         ("Readout validity", f"{valid.ratio:.3g}", "circuit's effect over the worst other node's"),
         (
             "Seen at work",
@@ -128,14 +128,18 @@ def _signed(value: float) -> str:
     return f"{round(value, 2) + 0.0:+.0%}"
 
 
+def _plain(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"
+
+
 def _needed(found: Findings) -> list[Child]:
     rows = [
         [
             one.kind,
             f"{one.whole:+.2f}",
             f"{one.none:+.2f}",
-            f"{one.faithfulness:.2f}",
-            f"{one.completeness:.2f} [{one.interval[0]:.2f}, {one.interval[1]:.2f}]",
+            _plain(one.faithfulness),
+            f"{_plain(one.completeness)} [{_plain(one.interval[0])}, {_plain(one.interval[1])}]",
             f"{sorted(one.random.completeness)[len(one.random.completeness) // 2]:.2f}, {min(one.random.completeness):.2f}",
             f"{one.random.p_value:.3f}",
         ]
@@ -163,7 +167,9 @@ def _readouts(about: CircuitManifest) -> Html:
 def _how(told: Readout) -> str:
     if told.kind is not ReadoutKind.ENERGY:
         return told.kind.value
-    return f"energy of {told.columns} columns" if told.columns else "energy of all of it"
+    if not told.columns:
+        return "energy of all of it"
+    return f"energy of {told.columns} column{'s' if told.columns > 1 else ''}"
 
 
 def _score(about: CircuitManifest, found: Findings) -> Html:

@@ -13,7 +13,9 @@ from probes.reporting.html import Html
 
 _SHOWN_EDGES, _LEAST_SHARE = 48, 0.05
 _BROKEN, _BETTER = -0.2, 1.5  # shares of the behaviour, beyond which a picture need not go
+_MARGIN = 0.8  # above and below the nodes, in heights of one; names stand below them
 _HIGHER = 0.3  # so that lines between blocks of one node each do not lie upon each other
+_OVER_LINES = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
 _HEAD, _MLP, _RESIDUAL = "o", "s", "D"
 
 
@@ -22,7 +24,8 @@ def graph(about: CircuitManifest, found: Findings) -> Html:
     places = _places(about)
     layers = sorted({node.where.layer for node in places})
     across = {layer: number for number, layer in enumerate(layers)}
-    tall = max((abs(y) for _, y in places.values()), default=0.0)
+    heights = [y for _, y in places.values()]
+    low, high = min(heights, default=0.0) - _MARGIN, max(heights, default=0.0) + _MARGIN
 
     def draw(axes: Any) -> None:
         at = {node.name: (across[node.where.layer], y) for node, (_, y) in places.items()}
@@ -32,7 +35,7 @@ def graph(about: CircuitManifest, found: Findings) -> Html:
             _node(axes, one, at[one.node])
         axes.text(len(layers), 0, "answer", ha="left", va="center", color=INK)
         axes.set_xticks(range(len(layers)), [str(layer) for layer in layers])
-        axes.set(xlabel="block", xlim=(-0.6, len(layers) + 0.7), ylim=(-tall - 0.8, tall + 0.8), yticks=[])
+        axes.set(xlabel="block", xlim=(-0.6, len(layers) + 0.7), ylim=(low, high), yticks=[])
         axes.grid(visible=False)
         axes.spines["left"].set_visible(False)
 
@@ -41,7 +44,7 @@ def graph(about: CircuitManifest, found: Findings) -> Html:
         "the behaviour goes when it alone is patched. Lines between nodes: what share of the later one's output comes from the "
         f"earlier one, directly or through others (the strongest, from {_LEAST_SHARE:.0%} on; brown: it works against it)."
     )
-    return figure("graph", caption, draw, width=max(5.0, 1.6 + 0.62 * len(layers)), height=1.6 + 0.8 * (tall + 0.8))
+    return figure("graph", caption, draw, width=max(5.0, 1.6 + 0.62 * len(layers)), height=1.0 + 0.5 * (high - low))
 
 
 def parts(found: Findings) -> Html:
@@ -152,10 +155,9 @@ def _node(axes: Any, one: CircuitNode, at: tuple[int, float]) -> None:
     watched = one.readout is not None
     size = 90 + 420 * min(abs(one.effect), 1.0)
     face, edge = (OWN if watched else "white"), (OWN if one.effect >= 0 else WARN)
-    axes.scatter([at[0]], [at[1]], s=size, marker=marker, facecolor=face, edgecolor=edge, linewidth=1.4, zorder=3)
-    axes.annotate(
-        short(one.node), at, xytext=(0, -15), textcoords="offset points", ha="center", va="top", fontsize=7.5, color=INK
-    )
+    axes.scatter([at[0]], [at[1]], s=size, marker=marker, facecolor=face, edgecolor=edge, linewidth=1.4, zorder=4)
+    name = {"ha": "center", "va": "top", "fontsize": 7.5, "color": INK, "zorder": 5, "bbox": _OVER_LINES}
+    axes.annotate(short(one.node), at, xytext=(0, -15), textcoords="offset points", **name)
 
 
 def _part(axes: Any, one: NodeFinding, place: int) -> None:

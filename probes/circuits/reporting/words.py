@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from probes.circuits.findings import Findings
+from probes.circuits.findings import Findings, per_cent
 from probes.circuits.manifest import CircuitManifest
 from probes.circuits.replacing import Ablation
 from probes.circuits.validation.gates import of_kind
@@ -35,7 +35,7 @@ def _sufficient(about: CircuitManifest, found: Findings) -> str:
     if first.faithfulness >= _ALONE:
         alone = f"{nodes} keep {first.faithfulness:.0%} of the behaviour going with all others ablated, on these pairs."
         return f"{alone} That is rare, and it is no proof that nothing else ever takes part."
-    apart = f"with all others ablated {first.faithfulness:.0%} of it is left, and without them {first.completeness:.0%}"
+    apart = f"with all others ablated {per_cent(first.faithfulness)} of it is left, and without them {per_cent(first.completeness)}"
     return (
         f"{nodes} are not the whole circuit: {apart}. A small set may be needed, and still not do the work by itself."
     )
@@ -48,7 +48,7 @@ def _one_alone(found: Findings) -> tuple[str, ...]:
         return ()
     left = of_kind(found, Ablation.RESAMPLE).completeness + strongest.back
     rests = f"{strongest.node} alone takes {strongest.alone:.0%} away, as a node does on which everything rests, whatever is asked."
-    return (f"{rests} How much the others are needed is seen with it spared: then {left:.0%} is left.",)
+    return (f"{rests} How much the others are needed is seen with it spared: then {per_cent(left)} is left.",)
 
 
 def _seen(about: CircuitManifest) -> str:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from probes.circuits.findings import AblationFinding, Findings
+from probes.circuits.findings import AblationFinding, Findings, per_cent
 from probes.circuits.manifest import FOR_PAGES, Score
 from probes.circuits.replacing import Ablation
+from probes.circuits.validation.readout import VALID_RATIO
 from probes.manifest.findings import GateResult
 
 # At most this much of the behaviour is left without the circuit: it does at least half of the work.
 LEFT = 0.5
 P_LIMIT = 0.05
 FEWEST_RANDOMS = 19  # with fewer, nothing could be rarer than one in twenty
-VALID_RATIO = 5.0
 # Of the way from engaged tokens down to traffic, that the score must go when the circuit is ablated. Without it a score that
 # hardly anything moves passes by its ratio: on the toy one that tells words apart (AUROC .94) had 14, and went 6 % of the way.
 VALID_WAY = 0.5
@@ -66,9 +66,10 @@ def _behaves(resample: AblationFinding) -> GateResult:
 
 def _necessary(resample: AblationFinding) -> GateResult:
     randoms, passed = resample.random, _needed(resample)
+    left, worst = per_cent(resample.completeness), per_cent(resample.interval[1])
     numbers = (
-        f"without the circuit {resample.completeness:.0%} of the behaviour is left (95 %: up to {resample.interval[1]:.0%}; at "
-        f"most {LEFT:.0%} is asked for), without random sets of as many nodes {_median(randoms.completeness):.0%} "
+        f"without the circuit {left} of the behaviour is left (95 %: up to {worst}; at most {LEFT:.0%} is asked for), without "
+        f"random sets of as many nodes {per_cent(_median(randoms.completeness))} "
         f"(p {randoms.p_value:.3f}, {len(randoms.completeness)} sets)"
     )
     opening = "It is needed" if passed else "It is not shown to be needed"
@@ -126,7 +127,7 @@ def _agree(found: Findings) -> GateResult:
     kinds = {one.kind for one in found.ablations}
     passed = kinds == {kind.value for kind in Ablation} and all(map(_needed, found.ablations))
     numbers = "; ".join(
-        f"{one.kind}: {one.completeness:.0%} left, of random sets {_median(one.random.completeness):.0%} "
+        f"{one.kind}: {per_cent(one.completeness)} left, of random sets {per_cent(_median(one.random.completeness))} "
         f"(p {one.random.p_value:.3f})"
         for one in found.ablations
     )

@@ -30,16 +30,22 @@ _AT_ONCE = 8  # texts: the logits of all their tokens are held
 class Idle:
     """Rows [T, width] by tap point of tokens that did without the circuit. texts: which text each is of, [T].
 
-    left_out: tokens at which the circuit was at work.
+    used: rows of the other tokens, at which the circuit was at work, and which texts these are of.
     """
 
     rows: Mapping[TapPoint, FloatArray]
     texts: IndexArray
-    left_out: int
+    used: Mapping[TapPoint, FloatArray]
+    used_texts: IndexArray
 
     def half(self, side: int) -> dict[TapPoint, FloatArray]:
         """The rows of every other text, from the first (0) or the second (1) on."""
         return {point: rows[self.texts % 2 == side] for point, rows in self.rows.items()}
+
+    def everything(self, point: TapPoint) -> tuple[FloatArray, IndexArray]:
+        """Rows of all tokens at one tap point, and which text each is of: a circuit at work is nothing unusual."""
+        rows = np.concatenate([self.rows[point], self.used[point]])
+        return rows, np.concatenate([self.texts, self.used_texts])
 
 
 def idle(
@@ -58,8 +64,12 @@ def idle(
     kept = sum(len(part.texts) for part in parts)
     if not kept:
         raise LabError("no token of the traffic does without the circuit")
-    rows = {point: np.concatenate([part.rows[point] for part in parts]) for point in points}
-    return Idle(rows, np.concatenate([part.texts for part in parts]), sum(part.left_out for part in parts))
+    rows, used = (
+        {point: np.concatenate([getattr(part, name)[point] for part in parts]) for point in points}
+        for name in ("rows", "used")
+    )
+    texts_of, used_of = (np.concatenate([getattr(part, name) for part in parts]) for name in ("texts", "used_texts"))
+    return Idle(rows, texts_of, used, used_of)
 
 
 def _part(
@@ -76,9 +86,13 @@ def _part(
     known[:, :SINKS] = False
     used = (before - after >= AT_WORK) & known
     kept = known & ~used
-    rows = {point: states[:, :-1][kept].float().numpy().copy() for point, states in caught.items()}
-    owners = torch.arange(first, first + len(texts))[:, None].expand_as(kept)[kept]
-    return Idle(rows, owners.numpy().astype(np.intp), int(used.sum()))
+    owners = torch.arange(first, first + len(texts))[:, None].expand_as(kept)
+    rows, others = (
+        {point: states[:, :-1][chosen].float().numpy().copy() for point, states in caught.items()}
+        for chosen in (kept, used)
+    )
+    idle_of, used_of = (owners[chosen].numpy().astype(np.intp) for chosen in (kept, used))
+    return Idle(rows, idle_of, others, used_of)
 
 
 def _next(decoder: Decoder, prompts: Prompts, acts: Mapping[TapPoint, Act]) -> torch.Tensor:

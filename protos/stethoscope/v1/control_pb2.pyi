@@ -94,7 +94,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("version", "uptime_s", "plan_generation", "step_batches", "rows", "coverage", "signals", "artifacts", "engines", "taps", "spans_exported", "model", "run", "streams")
+    __slots__ = ("version", "uptime_s", "plan_generation", "step_batches", "rows", "coverage", "signals", "artifacts", "engines", "taps", "spans_exported", "model", "run", "streams", "circuits", "canaries")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
     PLAN_GENERATION_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +109,8 @@ class GetStatusResponse(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     STREAMS_FIELD_NUMBER: _ClassVar[int]
+    CIRCUITS_FIELD_NUMBER: _ClassVar[int]
+    CANARIES_FIELD_NUMBER: _ClassVar[int]
     version: str
     uptime_s: float
     plan_generation: int
@@ -123,7 +125,81 @@ class GetStatusResponse(_message.Message):
     model: ModelIdentity
     run: RunState
     streams: _containers.RepeatedCompositeFieldContainer[EngineState]
-    def __init__(self, version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., plan_generation: _Optional[int] = ..., step_batches: _Optional[_Union[LedgerState, _Mapping[str, object]]] = ..., rows: _Optional[_Union[LedgerState, _Mapping[str, object]]] = ..., coverage: _Optional[_Iterable[_Union[CoverageState, _Mapping[str, object]]]] = ..., signals: _Optional[_Iterable[_Union[SignalState, _Mapping[str, object]]]] = ..., artifacts: _Optional[_Iterable[_Union[ArtifactState, _Mapping[str, object]]]] = ..., engines: _Optional[int] = ..., taps: _Optional[_Union[_ingest_pb2.TapLedger, _Mapping[str, object]]] = ..., spans_exported: _Optional[int] = ..., model: _Optional[_Union[ModelIdentity, _Mapping[str, object]]] = ..., run: _Optional[_Union[RunState, _Mapping[str, object]]] = ..., streams: _Optional[_Iterable[_Union[EngineState, _Mapping[str, object]]]] = ...) -> None: ...
+    circuits: _containers.RepeatedCompositeFieldContainer[CircuitState]
+    canaries: CanaryState
+    def __init__(self, version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., plan_generation: _Optional[int] = ..., step_batches: _Optional[_Union[LedgerState, _Mapping[str, object]]] = ..., rows: _Optional[_Union[LedgerState, _Mapping[str, object]]] = ..., coverage: _Optional[_Iterable[_Union[CoverageState, _Mapping[str, object]]]] = ..., signals: _Optional[_Iterable[_Union[SignalState, _Mapping[str, object]]]] = ..., artifacts: _Optional[_Iterable[_Union[ArtifactState, _Mapping[str, object]]]] = ..., engines: _Optional[int] = ..., taps: _Optional[_Union[_ingest_pb2.TapLedger, _Mapping[str, object]]] = ..., spans_exported: _Optional[int] = ..., model: _Optional[_Union[ModelIdentity, _Mapping[str, object]]] = ..., run: _Optional[_Union[RunState, _Mapping[str, object]]] = ..., streams: _Optional[_Iterable[_Union[EngineState, _Mapping[str, object]]]] = ..., circuits: _Optional[_Iterable[_Union[CircuitState, _Mapping[str, object]]]] = ..., canaries: _Optional[_Union[CanaryState, _Mapping[str, object]]] = ...) -> None: ...
+
+class CircuitState(_message.Message):
+    __slots__ = ("name", "version", "state", "reason", "slices", "canary_distance", "canary_moved", "alarms")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SLICES_FIELD_NUMBER: _ClassVar[int]
+    CANARY_DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    CANARY_MOVED_FIELD_NUMBER: _ClassVar[int]
+    ALARMS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    state: str
+    reason: str
+    slices: _containers.RepeatedCompositeFieldContainer[CircuitSliceState]
+    canary_distance: float
+    canary_moved: bool
+    alarms: _containers.RepeatedCompositeFieldContainer[CircuitAlarm]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., slices: _Optional[_Iterable[_Union[CircuitSliceState, _Mapping[str, object]]]] = ..., canary_distance: _Optional[float] = ..., canary_moved: _Optional[bool] = ..., alarms: _Optional[_Iterable[_Union[CircuitAlarm, _Mapping[str, object]]]] = ...) -> None: ...
+
+class CircuitSliceState(_message.Message):
+    __slots__ = ("slice", "tokens", "engaged", "sessions", "engaged_sessions", "log_evidence", "log_threshold")
+    SLICE_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ENGAGED_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    ENGAGED_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    LOG_EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    LOG_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    slice: str
+    tokens: int
+    engaged: int
+    sessions: int
+    engaged_sessions: float
+    log_evidence: float
+    log_threshold: float
+    def __init__(self, slice: _Optional[str] = ..., tokens: _Optional[int] = ..., engaged: _Optional[int] = ..., sessions: _Optional[int] = ..., engaged_sessions: _Optional[float] = ..., log_evidence: _Optional[float] = ..., log_threshold: _Optional[float] = ...) -> None: ...
+
+class CircuitAlarm(_message.Message):
+    __slots__ = ("slice", "at_s", "cause", "leans", "severity", "record", "open")
+    SLICE_FIELD_NUMBER: _ClassVar[int]
+    AT_S_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    LEANS_FIELD_NUMBER: _ClassVar[int]
+    SEVERITY_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    slice: str
+    at_s: int
+    cause: str
+    leans: str
+    severity: str
+    record: str
+    open: bool
+    def __init__(self, slice: _Optional[str] = ..., at_s: _Optional[int] = ..., cause: _Optional[str] = ..., leans: _Optional[str] = ..., severity: _Optional[str] = ..., record: _Optional[str] = ..., open: _Optional[bool] = ...) -> None: ...
+
+class CanaryState(_message.Message):
+    __slots__ = ("whole", "not_whole", "recorded", "age_s", "moved", "deploying")
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
+    NOT_WHOLE_FIELD_NUMBER: _ClassVar[int]
+    RECORDED_FIELD_NUMBER: _ClassVar[int]
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
+    MOVED_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYING_FIELD_NUMBER: _ClassVar[int]
+    whole: int
+    not_whole: int
+    recorded: bool
+    age_s: float
+    moved: _containers.RepeatedScalarFieldContainer[str]
+    deploying: bool
+    def __init__(self, whole: _Optional[int] = ..., not_whole: _Optional[int] = ..., recorded: _Optional[bool] = ..., age_s: _Optional[float] = ..., moved: _Optional[_Iterable[str]] = ..., deploying: _Optional[bool] = ...) -> None: ...
 
 class RunState(_message.Message):
     __slots__ = ("rung", "rung_reason", "rung_for_s", "mode", "request_fraction", "budget_s", "budget_use_p99", "worker", "ledger", "kernels", "counts_age_s")
