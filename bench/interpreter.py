@@ -37,6 +37,7 @@ RESULTS = Path(__file__).parent / "interpreter.json"
 WIDTH, TAPS, REQUESTS, PROMPT, DIRECTIONS = 2048, 2, 32, 16, 64
 _HELD_S, _FREE_S = 0.0024, 0.0004
 _CONNECT_S = 60.0
+_QUEUE_S = 5.0  # nobody is to win by dropping
 ALONE, AGAIN, AT_ONCE, TAPPED = "alone", "alone again", "a batch a step", "by default"
 SHARES = {0.1: "10 % of requests", 1.0: "every request"}
 
@@ -135,16 +136,16 @@ class Turns:
 
 
 def turns(share: float, rounds: int, steps: int) -> Turns:
-    """A first round of each warms and is not kept."""
+    """In another order every round. A first round of each warms and is not kept."""
     torch.set_num_threads(1)
     with serving_plan(WIDTH, TAPS, DIRECTIONS) as served, ExitStack() as stack:
-        at_once = stack.enter_context(tapped(served, share, LinkLimits(linger_s=0.0), "at-once"))
-        default = stack.enter_context(tapped(served, share, LinkLimits(), "default"))
+        at_once = stack.enter_context(tapped(served, share, LinkLimits(linger_s=0.0, queue_s=_QUEUE_S), "at-once"))
+        default = stack.enter_context(tapped(served, share, LinkLimits(queue_s=_QUEUE_S), "default"))
         taps = {ALONE: None, AT_ONCE: at_once.step, AGAIN: None, TAPPED: default.step}
-        engine, names = Engine(), list(taps)
+        engine, names, order = Engine(), list(taps), np.random.default_rng(0)
         made: dict[str, list[Round]] = {name: [] for name in names}
         for number in range(rounds + 1):
-            for name in names if number % 2 else reversed(names):
+            for name in order.permutation(names).tolist():
                 taken = engine.run(steps, taps[name])
                 if number:
                     made[name].append(taken)
@@ -182,7 +183,7 @@ def measure(*, short: bool = False) -> list[Row]:
 
 
 def _measured(*, short: bool) -> Iterator[tuple[Turns, list[Row]]]:
-    rounds, steps = (4, 60) if short else (24, 200)
+    rounds, steps = (6, 40) if short else (48, 60)
     for share, what in SHARES.items():
         made = turns(share, rounds, steps)
         yield made, rows_of(made, what)
