@@ -163,7 +163,9 @@ class StepSegment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CapturedStep:
-    """One engine step, or several joined. Rows of every tensor are those of the segments, in order. A tap point that did not fire is absent.
+    """One engine step, or several joined. Rows of every tensor are those of the segments, in order.
+
+    A tap point that did not fire is absent.
 
     All projected tensors of a step were multiplied by the same plan: that of ``plan_generation``.
     """
