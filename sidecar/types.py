@@ -55,6 +55,9 @@ class TapPoint:
     site: Site = Site.RESID_POST
     stack: Stack = Stack.DECODER
 
+    def __hash__(self) -> int:
+        return self.layer  # asked for by the engine's thread, for every tap point of every step: few share a layer
+
     @property
     def name(self) -> str:
         blocks = f"blocks.{self.layer}.{self.site.value}"
@@ -241,7 +244,7 @@ class TapTensor:
 
 @dataclass(frozen=True, slots=True)
 class StepBatch:
-    """Everything captured in one forward pass of the engine, decoded and structurally sound."""
+    """Everything captured in one forward pass of the engine, or a few in a row, decoded and structurally sound."""
 
     batch_id: BatchId
     engine_id: EngineId

@@ -273,7 +273,7 @@ _CIRCUIT_METRICS = (
 )
 
 METRICS: tuple[Metric, ...] = (
-    *_account("step_batches", "Step batches (one message per engine step)"),
+    *_account("step_batches", "Step batches (one message for an engine step, or for a few in a row)"),
     *_account("rows", "Rows (one token at one tap point)"),
     _histogram("probe_score", "Calibrated score of every token that the probe read.", _BY_PROBE),
     _histogram("probe_request_score", "Calibrated, aggregated score of every ended request.", _BY_PROBE),

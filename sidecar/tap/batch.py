@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from protos.stethoscope.v1 import ingest_pb2
 from sidecar.ring import aligned
-from sidecar.tap.step import CapturedStep, Sample, States, StepSegment, payload_bytes, wire_bytes
+from sidecar.tap.step import CapturedStep, Sample, States, StepSegment, payload_bytes
 from sidecar.tap.wire import UNSEEN, tap_point
 from sidecar.types import ElementType, Medium, Phase
 
@@ -123,9 +123,9 @@ def parts(
 
     max_bytes: of the tensors, with their samples; a part has one row at least. A sample goes with the part that has its rows.
     """
-    payload = sum(payload_bytes(states) for _, states in step.tensors)
+    payload, nbytes = sum(payload_bytes(states) for _, states in step.tensors), step.nbytes
     row_bytes = max(1, -(-payload // step.tokens))
-    samples = step.nbytes - payload  # which one part may have whole
+    samples = nbytes - payload  # which one part may have whole
     limit = max(1, min(max_rows, (max_bytes - samples) // row_bytes))
     if step.tokens <= limit and len(step.segments) <= max_segments:
         yield step
@@ -146,8 +146,7 @@ def parts(
 
 def _part(step: CapturedStep, segments: list[StepSegment], start: int, rows: int) -> CapturedStep:
     tensors = tuple((point, states.part(start, start + rows)) for point, states in step.tensors)
-    nbytes = sum(wire_bytes(states) for _, states in tensors)
-    return replace(step, segments=tuple(segments), tensors=tensors, tokens=rows, nbytes=nbytes)
+    return replace(step, segments=tuple(segments), tensors=tensors, tokens=rows)
 
 
 def _cut(segment: StepSegment, offset: int, take: int) -> StepSegment:

@@ -26,6 +26,7 @@ from sidecar.tap.plan import FetchedPlan
 from sidecar.tap.plan_fetcher import PlanFetcher
 from sidecar.tap.ring_join import RingRefusedError, join_ring
 from sidecar.tap.ring_post import RingPost
+from sidecar.tap.sender import Sender
 from sidecar.tap.step import CapturedStep
 from sidecar.tap.traffic import TrafficMeter
 from sidecar.tap.verdict import Listeners, OnVerdict
@@ -177,6 +178,9 @@ class TapClient:
         It must be quick: until it returns no other answer is taken. What it raises is counted, and goes to the log once.
         """
         self._listeners.add(listener)
+        link = self._link
+        if link is not None:
+            link.hurry()
 
     def counts(self) -> TapLedgerCounts:
         return self._books.counts()
@@ -219,9 +223,9 @@ class TapClient:
                 self._plans = None
 
     def _stream(self, channel: grpc.Channel) -> bool:
-        link = Link(self.engine_id, self._books, self._limits)
+        link = Link(self._books, self._limits)
         open_stream = channel.stream_stream(paths.STREAM, request_serializer=None, response_deserializer=None)
-        call = open_stream(link.messages())
+        call = open_stream(Sender(self.engine_id, link, self._books).messages())
         reader = threading.Thread(target=self._read, args=(call, link), name="stethoscope-tap-answers", daemon=True)
         reader.start()
         self._supervise(reader, link)
@@ -260,6 +264,8 @@ class TapClient:
         try:
             for number, raw in enumerate(call):
                 if self._link is None and not self._leaving:
+                    if self._listeners:
+                        link.hurry()
                     # Before the settings: whatever hooks capture by them is taken. It goes once the way is agreed.
                     self._link = link
                     self._tell("connected", self._address)

@@ -6,20 +6,17 @@ import logging
 import math
 import threading
 import time
-import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from protos.stethoscope.v1 import ingest_pb2
-from sidecar.ring import RingBrokenError
-from sidecar.tap import wire
-from sidecar.tap.batch import MESSAGE_BYTES, BatchMessage, PlainMessage, parts
+from sidecar.tap.batch import BatchMessage, PlainMessage
 from sidecar.tap.books import Books
+from sidecar.tap.joined import Joined
 from sidecar.tap.limits import LinkLimits
-from sidecar.tap.outbox import Finished, Item, Outbox, Report, Stop, Waiting
+from sidecar.tap.outbox import Finished, Item, Outbox, Report, Stop, Waiting, joined
+from sidecar.tap.pace import Pace
 from sidecar.tap.ring_post import RingPost
 from sidecar.tap.step import CapturedStep
 
@@ -27,7 +24,7 @@ log = logging.getLogger("stethoscope.tap")
 _WORD, _KINDS = 100, 32  # longest reason, and most kinds of refusal, that go to the log
 
 
-class _ClosedError(Exception):
+class LinkClosedError(Exception):
     """Nothing is sent on this link any more."""
 
 
@@ -38,38 +35,40 @@ class _Sent:
 
 
 class Link:
-    """``offer`` is the engine's side, ``messages`` feeds gRPC or the ring, ``answer`` takes what came back, ``close`` settles.
+    """``offer`` is the engine's side, ``next`` and ``book`` the sender's, ``answer`` takes what came back, ``close`` settles.
 
     Every step that was offered and taken ends as ok, refused or unknown (it was sent) or dropped (it was not).
     """
 
-    def __init__(self, engine_id: str, books: Books, limits: LinkLimits) -> None:
-        self._engine_id = engine_id
+    def __init__(self, books: Books, limits: LinkLimits) -> None:
         self._books = books
         self._limits = limits
         self._changed = threading.Condition(threading.Lock())  # guards everything below; the sender alone waits
         self._outbox = Outbox(limits)
+        self._pace = Pace(min(limits.linger_s, limits.queue_s / 4))  # what lingers is not to look congested
+        self._heeds_answers = False  # the sender waits for room, or for the last answers
         self._unanswered: OrderedDict[str, _Sent] = OrderedDict()
         self._moved_s = math.inf  # when a batch was last sent or answered
         self._closed = False
         self._stopping = False
         self._agreed = False  # on how messages go
         self._ring: RingPost | None = None  # set once, before agreed; taken away by the sender
-        self._run = uuid.uuid4().hex[:16]  # from here on the sender's
-        self._batches = 0
         self._report_due_s = time.monotonic() + limits.report_s
-        self._in_hand = 0  # tokens of the step that is being sent, without those that were
         self._told: set[str] = set()
-        self._outbox.append(self._report())  # first of all: from then on the sidecar keeps the engine id for us
+        self._outbox.append(self.report())  # first of all: from then on the sidecar keeps the engine id for us
 
     # the engine's side
 
     def offer(self, step: CapturedStep) -> bool:
         """Take the step if there is room. Never waits for more than the few instructions under the lock."""
         with self._changed:
-            if self._closed or self._stopping or not self._outbox.add(step, time.monotonic()):
+            now_s = time.monotonic()
+            if self._closed or self._stopping or not self._outbox.add(step, now_s):
                 return False
-            self._changed.notify()
+            first = self._heeds_answers and self._outbox.oldest_s == now_s  # it may grow too old while the sender waits
+            if first or self._pace.must_wake(-math.inf if self._outbox.plenty else now_s):
+                self._pace.awake()
+                self._changed.notify()
         return True
 
     @property
@@ -87,9 +86,17 @@ class Link:
                 self._books.lose_ends(len(request_ids))
                 return
             self._outbox.append(Finished(request_ids))
-            self._changed.notify()
+            if self._pace.must_wake(time.monotonic()):
+                self._pace.awake()
+                self._changed.notify()
 
     # the client's side
+
+    def hurry(self) -> None:
+        """Somebody waits for verdicts: from here on every step goes at once."""
+        with self._changed:
+            self._pace.hurry()
+            self._changed.notify()
 
     def agree(self, ring: RingPost | None) -> bool:
         """Messages go by this ring, which becomes the link's, or by gRPC. False if that is settled already."""
@@ -101,9 +108,10 @@ class Link:
         return True
 
     def nudge(self) -> None:
-        """Something about the ring has changed."""
+        """Something about the ring has changed: a slot is free, or it has ended."""
         with self._changed:
-            self._changed.notify()
+            if self._heeds_answers or self._ring_lost:
+                self._changed.notify()
 
     def stop(self, deadline_s: float) -> None:
         """Take no more, send what waits, wait for the answers until the (monotonic) deadline, say goodbye. Returns at once."""
@@ -127,9 +135,10 @@ class Link:
                 return
             self._moved_s = time.monotonic()
             self._books.settle(refused=refused)
-            self._changed.notify()
+            if self._heeds_answers:
+                self._changed.notify()
         if refused:
-            self._tell(f"batch_refused reason={result.reason[:_WORD]} field={result.field[:_WORD]}")
+            self.tell(f"batch_refused reason={result.reason[:_WORD]} field={result.field[:_WORD]}")
 
     def close(self) -> None:
         """Settle: unanswered batches are unknown, waiting ones dropped. Twice is fine."""
@@ -143,56 +152,97 @@ class Link:
 
     # the sender's side
 
-    def messages(self) -> Iterator[bytes]:
-        """What gRPC sends, in order; what goes by the ring is not among it. Ends after the goodbye, or when the link is closed.
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
-        The ring is given back when this ends.
-        """
+    @property
+    def ring(self) -> RingPost | None:
+        """By which messages go; None: by gRPC."""
+        return self._ring
+
+    def await_way(self) -> None:
+        """Until it is agreed how messages go, or for as long as that may take; by gRPC from then on."""
         with self._changed:
             self._changed.wait_for(lambda: self._agreed or self._closed, self._limits.agree_s)
             self._agreed = True
-        try:
-            yield from self._flow()
-        finally:
-            if self._ring is not None:
-                self._ring.close()
 
-    def _flow(self) -> Iterator[bytes]:
-        while not self._closed:
-            item = self._next()
-            if item is None:
-                yield from self._fall_back()
-            elif isinstance(item, Stop):
-                yield from self._farewell(item.deadline_s)
-                return
-            elif isinstance(item, Waiting):
-                yield from self._send(item.step)
-            elif isinstance(item, Finished):
-                for raw in wire.finished_messages(self._engine_id, item.request_ids):
-                    yield from self._say(raw)
-            else:
-                yield from self._say(self._report_message(item))
-
-    def _next(self) -> Item | None:
+    def next(self) -> Finished | Report | Stop | Joined | None:
         """What is to be sent now, for which there is room. None if the link is closed or the ring has ended."""
         with self._changed:
-            self._wait(lambda: self._outbox.head is not None and self._open_for(self._outbox.head))
-            return None if self._closed or self._ring_lost else self._outbox.pop()
+            while not (self._closed or self._ring_lost or self._ready()):
+                self._sleep()
+            if self._closed or self._ring_lost:
+                return None
+            waiting = self._outbox.peek()
+            if not isinstance(waiting[0], Waiting):
+                self._outbox.pop()
+                return waiting[0]
+        return self._joined(waiting)
+
+    def _joined(self, waiting: Sequence[Item]) -> Joined | None:
+        """The steps at the head that go together. None if the link was closed meanwhile.
+
+        They are looked at without the lock, which the engine's thread may want: nobody else takes steps out.
+        """
+        run = joined(waiting) if self._pace.lingers else joined(waiting[:1])
+        with self._changed:
+            if self._closed:
+                return None
+            self._outbox.take(len(run.steps))
+            self._pace.sent(time.monotonic())
+        return run
+
+    def _ready(self) -> bool:
+        """There is something to send, and room for it, and its time has come. Under the lock."""
+        self._tend()
+        head = self._outbox.head
+        if head is None or not self._open_for(head):
+            return False
+        steps = isinstance(head, Waiting)
+        due = not steps or self._stopping or self._outbox.plenty or not self._pace.lingers
+        return due or self._pace.due_s(self._outbox.oldest_s) <= time.monotonic()
+
+    def _sleep(self) -> None:
+        """Until that may have changed. Under the lock."""
+        now_s, head = time.monotonic(), self._outbox.head
+        until_s = now_s + self._tend_in_s()
+        if head is not None and not self._open_for(head):
+            self._heeds_answers = True
+        else:
+            until_s = self._pace.sleep(now_s, until_s, self._outbox.oldest_s)
+        self._changed.wait(max(0.0, until_s - now_s))
+        self._heeds_answers = False
+        self._pace.awake()
 
     def _wait(self, done: Callable[[], bool], deadline_s: float = math.inf) -> bool:
         """Until done or the ring has ended, and steps that grow too old meanwhile are dropped. Under the lock.
 
         False if the link was closed, or that did not come in time.
         """
-        while not self._closed:
-            self._tend()
-            if done() or self._ring_lost:
-                return True
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0:
-                return False
-            self._changed.wait(min(left_s, self._tend_in_s()))
-        return False
+        self._heeds_answers = True
+        try:
+            while not self._closed:
+                self._tend()
+                if done() or self._ring_lost:
+                    return True
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0:
+                    return False
+                self._changed.wait(min(left_s, self._tend_in_s()))
+            return False
+        finally:
+            self._heeds_answers = False
+
+    def room_for(self, message: BatchMessage | PlainMessage, deadline_s: float) -> bool:
+        """Wait for it. False if the link is closed, or there was none in time."""
+        with self._changed:
+            return self._wait(lambda: self._open_for(message), deadline_s)
+
+    def settled(self, deadline_s: float) -> bool:
+        """Wait until everything was answered. True if the ring has ended instead: there is more to be done."""
+        with self._changed:
+            return self._wait(lambda: self._quiet, deadline_s) and self._ring_lost
 
     def _open_for(self, what: Item | BatchMessage | PlainMessage) -> bool:
         """By gRPC only batches are answered and bounded, by the ring every message takes a slot."""
@@ -219,7 +269,7 @@ class Link:
         self._drop(self._outbox.expire(now_s - self._limits.queue_s))
         if now_s >= self._report_due_s and not self._outbox.reporting:
             self._report_due_s = now_s + self._limits.report_s
-            self._outbox.append(self._report())  # behind the batches that it counts
+            self._outbox.append(self.report())  # behind the batches that it counts
 
     def _tend_in_s(self) -> float:
         due_s = math.inf if self._outbox.reporting else self._report_due_s
@@ -230,93 +280,37 @@ class Link:
         for step in steps:
             self._books.drop(step.tokens)
 
-    def _send(self, step: CapturedStep) -> Iterator[bytes]:
-        self._in_hand = step.tokens
-        try:
-            for part in parts(step, MESSAGE_BYTES if self._ring is None else self._ring.part_bytes):
-                yield from self._carry(BatchMessage(self._engine_id, f"{self._run}-{self._batches}", part))
-                self._batches += 1
-        except _ClosedError:
-            pass
-        except Exception as error:  # noqa: BLE001 - states that cannot be encoded cost their own step only
-            self._books.fail()
-            self._tell("batch_not_encoded", error)
-        finally:
-            if self._in_hand:
-                self._books.drop(self._in_hand)
-                with self._changed:
-                    self._outbox.correct(self._in_hand)
-
-    def _say(self, raw: bytes, deadline_s: float = math.inf) -> Iterator[bytes]:
-        """A message that is no batch."""
-        with suppress(_ClosedError):
-            yield from self._carry(PlainMessage(raw), deadline_s)
-
-    def _carry(self, message: BatchMessage | PlainMessage, deadline_s: float = math.inf) -> Iterator[bytes]:
-        """By the ring, or else to gRPC. Raises _ClosedError if the link is closed, or has no room in time."""
-        with self._changed:
-            if not self._wait(lambda: self._open_for(message), deadline_s):
-                raise _ClosedError
-        if self._ring is not None:
-            with suppress(RingBrokenError):
-                self._ring.put(message, partial(self._book, message))
-                return
-        yield from self._fall_back()
-        raw = message.inline()
-        self._book(message)
-        yield raw
-
-    def _book(self, message: BatchMessage | PlainMessage) -> None:
-        """A batch that is as good as sent. Raises _ClosedError if the link was closed meanwhile: nobody would settle it."""
-        if not isinstance(message, BatchMessage):
-            return
+    def book(self, message: BatchMessage) -> None:
+        """A batch that is as good as sent. Raises LinkClosedError if nobody would settle it any more."""
         with self._changed:
             if self._closed:
-                raise _ClosedError
+                raise LinkClosedError
             self._moved_s = time.monotonic()
             self._unanswered[message.batch_id] = _Sent(message.step.tokens, self._moved_s)
             self._books.send()
-        self._in_hand -= message.step.tokens
 
-    def _fall_back(self) -> Iterator[bytes]:
-        """From a ring that has ended to gRPC. What lies in its slots unanswered goes again: the sidecar knows what it has had."""
+    def lose(self, tokens: int) -> None:
+        """A batch that was taken out, and could not be sent."""
+        self._books.drop(tokens)
+        with self._changed:
+            self._outbox.correct(tokens)
+
+    def leave_ring(self) -> RingPost | None:
+        """The ring has ended: by gRPC from here on. Whoever gets it sends what lies in it again, which is answered from now."""
         with self._changed:
             if self._ring is None or self._closed:
-                return
+                return None
             ring, self._ring = self._ring, None
             now_s = time.monotonic()
             for batch_id, sent in self._unanswered.items():
                 self._unanswered[batch_id] = replace(sent, at_s=now_s)
-        self._tell("transport=grpc why=the ring has ended")
-        try:
-            yield from ring.rescue()
-        finally:
-            ring.close()
+        return ring
 
-    def _farewell(self, deadline_s: float) -> Iterator[bytes]:
-        yield from self._settle(deadline_s)
-        yield from self._say(self._report_message(self._report()), deadline_s)
-        yield from self._say(wire.goodbye_message(self._engine_id), deadline_s)
-        if self._ring is not None:  # whoever leaves it takes what was not read along
-            yield from self._settle(deadline_s)
-
-    def _settle(self, deadline_s: float) -> Iterator[bytes]:
-        """Until everything was answered, or the deadline."""
-        while True:
-            with self._changed:
-                settled = self._wait(lambda: self._quiet, deadline_s)
-            if not (settled and self._ring_lost):
-                return
-            yield from self._fall_back()
-
-    def _tell(self, event: str, error: Exception | None = None) -> None:
+    def tell(self, event: str, error: Exception | None = None) -> None:
         """Log the first of its kind on this stream; the others are counted."""
         if event not in self._told and len(self._told) < _KINDS:
             self._told.add(event)
             log.warning(event, exc_info=error)
 
-    def _report(self) -> Report:
+    def report(self) -> Report:
         return Report(self._books.traffic.counts(), self._books.counts())
-
-    def _report_message(self, report: Report) -> bytes:
-        return wire.traffic_message(wire.traffic_report(self._engine_id, report.corrected(), report.ledger))

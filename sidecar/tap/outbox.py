@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from itertools import chain
+from typing import NamedTuple, TypeAlias
 
+from sidecar.tap.joined import JOINED_BYTES, Joined
 from sidecar.tap.limits import LinkLimits
 from sidecar.tap.step import CapturedStep
 from sidecar.tap.traffic import TrafficCounts
 from sidecar.types import TapLedgerCounts, UnseenReason
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     step: CapturedStep
     since_s: float
+    weight: int  # bytes of memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +80,23 @@ class Outbox:
 
     def add(self, step: CapturedStep, now_s: float) -> bool:
         """Take the step if there is room. One of any size fits if none waits: it is cut into messages on its way out."""
-        in_bytes = self._bytes + _weight(step) <= self._limits.queue_bytes
+        weight = step.held_bytes
+        in_bytes = self._bytes + weight <= self._limits.queue_bytes
         if self._steps and not (in_bytes and len(self._steps) < self._limits.queue_batches):
             return False
-        waiting = Waiting(step, now_s)
+        waiting = Waiting(step, now_s, weight)
         self._items.append(waiting)
         self._steps.append(waiting)
-        self._bytes += _weight(step)
-        self.oldest_s = min(self.oldest_s, now_s)
+        self._bytes += weight
+        if len(self._steps) == 1:
+            self.oldest_s = now_s
         return True
+
+    @property
+    def plenty(self) -> bool:
+        """There is nothing to be gained by waiting for more: a batch is full, or the queue is filling."""
+        limits = self._limits
+        return self._bytes >= min(JOINED_BYTES, limits.queue_bytes // 4) or 4 * len(self._steps) >= limits.queue_batches
 
     def append(self, item: Finished | Report | Stop) -> None:
         if isinstance(item, Report):
@@ -100,6 +111,23 @@ class Outbox:
         elif item is self._report:
             self._report = None
         return item
+
+    def peek(self) -> tuple[Item, ...]:
+        """What waits, the head first. Only ``pop``, ``take`` and ``expire`` take out of it."""
+        return tuple(self._items)
+
+    def take(self, steps: int) -> None:
+        """Take out so many steps, of which there are as many before the next report. Ends of requests among them stay, as one."""
+        passed: list[Finished] = []
+        while steps:
+            item = self._items.popleft()
+            if isinstance(item, Finished):
+                passed.append(item)
+            else:
+                self._forget()
+                steps -= 1
+        if passed:
+            self._items.appendleft(Finished(tuple(chain.from_iterable(one.request_ids for one in passed))))
 
     def expire(self, before_s: float) -> list[CapturedStep]:
         """Take out the steps that were added before then; a report that counted them is corrected."""
@@ -123,10 +151,23 @@ class Outbox:
             self._report.dropped_tokens += tokens
 
     def _forget(self) -> None:
-        gone = self._steps.popleft()
-        self._bytes -= _weight(gone.step)
+        self._bytes -= self._steps.popleft().weight
         self.oldest_s = self._steps[0].since_s if self._steps else math.inf
 
 
-def _weight(step: CapturedStep) -> int:
-    return max(step.nbytes, step.held_bytes)
+def joined(waiting: Iterable[Item]) -> Joined:
+    """The first of what waits, a step, and as many behind it as go with it.
+
+    The end of a request may be told behind later steps of others; a report counts those before it, and parts them.
+    """
+    run: Joined | None = None
+    for item in waiting:
+        if run is None:
+            assert isinstance(item, Waiting)
+            run = Joined(item.step)
+        elif isinstance(item, Finished):
+            run.end(item.request_ids)
+        elif not isinstance(item, Waiting) or not run.add(item.step):
+            break
+    assert run is not None
+    return run

@@ -38,7 +38,7 @@ class Sampler:
     def __init__(self, policy: SamplingPolicy) -> None:
         self.policy = policy
         self._threshold = round((1.0 - policy.request_fraction) * (1 << RANDOM_BITS))
-        self._every_token = policy.token_stride <= 1
+        self.every_token = policy.token_stride <= 1
 
     def chooses(self, request_id: str, traceparent: str = "") -> bool:
         return randomness(request_id, traceparent) >= self._threshold
@@ -49,7 +49,7 @@ class Sampler:
         >>> Sampler(SamplingPolicy(1.0, token_stride=4, first_tokens=2, last_tokens=2)).select(0, 10, 10)
         [0, 1, 4, 8, 9]
         """
-        if self._every_token:
+        if self.every_token:
             return range(count)
         policy = self.policy
         chosen = set(range(-first % policy.token_stride, count, policy.token_stride))

@@ -7,9 +7,9 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from sidecar.types import ElementType, MediaSpan, Phase, TapPoint, UnseenReason
+from sidecar.types import ElementType, IndexArray, MediaSpan, Phase, TapPoint, UnseenReason
 
 _ID = re.compile(r"[A-Za-z0-9._:/@#+=~-]{1,256}")
 
@@ -42,6 +42,13 @@ class States(Protocol):
 
     def part(self, start: int, stop: int) -> States:
         """Rows ``start:stop``, as a view, with their share of the sample (``Sample.part``)."""
+        ...
+
+    def joined(self, others: Sequence[States], order: IndexArray) -> States:
+        """These rows and, behind them, those of others of the same kind, in another order: row i is what was row ``order[i]``.
+
+        Their samples go along. On the sender's thread.
+        """
         ...
 
     def write(self, into: memoryview) -> None:
@@ -120,14 +127,23 @@ class Request:
     def carry(self, reason: UnseenReason, tokens: int) -> None:
         self.carried[reason] = self.carried.get(reason, 0) + tokens
 
+    def decodes(self, step: int) -> bool:
+        """Whether its next row is one generated token of which nothing else is to be said, and its first in this step."""
+        return (
+            self.captured
+            and self.next_position >= self.prompt_tokens
+            and self.last_step != step
+            and not self.carried
+            and not self.lost
+        )
+
     def pass_on(self) -> None:
         """Its encoder has run: the decoder counts positions anew."""
         self.next_position = self.prompt_tokens = 0
 
 
-@dataclass(frozen=True, slots=True)
-class StepSegment:
-    """The captured rows of one request in one step."""
+class StepSegment(NamedTuple):
+    """The captured rows of one request in one step. A tuple: made for every request of every step, on the engine's thread."""
 
     info: RequestInfo
     wire_id: str
@@ -147,7 +163,9 @@ class StepSegment:
 
 @dataclass(frozen=True, slots=True)
 class CapturedStep:
-    """One engine step. Rows of every tensor are those of the segments, in order. A tap point that did not fire is absent.
+    """One engine step, or several joined. Rows of every tensor are those of the segments, in order.
+
+    A tap point that did not fire is absent.
 
     All projected tensors of a step were multiplied by the same plan: that of ``plan_generation``.
     """
@@ -157,6 +175,14 @@ class CapturedStep:
     segments: tuple[StepSegment, ...]
     tensors: tuple[tuple[TapPoint, States], ...]
     tokens: int
-    nbytes: int  # of all tensors on the wire, with their samples
     plan_generation: int = 0  # 0: nothing is projected
-    held_bytes: int = 0  # of memory until it is sent, where that is more than ``nbytes``
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors on the wire, with their samples."""
+        return sum([wire_bytes(states) for _, states in self.tensors])
+
+    @property
+    def held_bytes(self) -> int:
+        """Of memory, until it is sent."""
+        return sum([states.held_bytes for _, states in self.tensors])

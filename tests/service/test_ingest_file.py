@@ -60,7 +60,7 @@ def sent_by_a_tap(address: str, requests: Mapping[str, torch.Tensor]) -> None:
     for number, (name, hidden) in enumerate(requests.items(), 1):
         segment = StepSegment(RequestInfo(name), name, range(len(hidden)), Phase.PREFILL, len(hidden))
         rows = TorchStates(hidden[:, HERE].contiguous())
-        step = CapturedStep(time.time_ns(), number, (segment,), ((TAP, rows),), len(hidden), rows.held_bytes)
+        step = CapturedStep(time.time_ns(), number, (segment,), ((TAP, rows),), len(hidden))
         assert client.submit(step)
         client.traffic.add(StepTally(len(hidden), 1))
     client.finish(requests)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from sidecar.tap.step import CapturedStep, RequestInfo, Sample, StepSegment, wire_bytes
-from sidecar.types import ElementType, ModelIdentity, Phase, TapPoint
+from sidecar.tap.joined import JoinedStates
+from sidecar.tap.step import CapturedStep, RequestInfo, Sample, States, StepSegment
+from sidecar.types import ElementType, IndexArray, ModelIdentity, Phase, TapPoint
 
 IDENTITY = ModelIdentity("tiny", "LlamaForCausalLM", 4, 8, dtype="float32", engine="test", engine_version="1")
 
@@ -32,6 +34,9 @@ class NumpyStates:
     def part(self, start: int, stop: int) -> NumpyStates:
         sample = None if self.sample is None else self.sample.part(start, stop)
         return NumpyStates(self.rows[start:stop], self.projected, sample)
+
+    def joined(self, others: Sequence[States], order: IndexArray) -> JoinedStates:
+        return JoinedStates.of([self, *others], order)
 
     def write(self, into: memoryview) -> None:
         np.copyto(np.frombuffer(into, "<f4").reshape(self.shape), self.rows)
@@ -59,4 +64,4 @@ def step(name: str = "r", first: int = 0, rows: int = 1, *, number: int = 1, col
 
 def captured(segments: tuple[StepSegment, ...], values: NumpyStates, number: int = 1) -> CapturedStep:
     tokens = sum(len(one.positions) for one in segments)
-    return CapturedStep(time.time_ns(), number, segments, ((TapPoint(1), values),), tokens, wire_bytes(values))
+    return CapturedStep(time.time_ns(), number, segments, ((TapPoint(1), values),), tokens)

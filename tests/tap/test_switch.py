@@ -42,9 +42,10 @@ def test_what_is_wanted_and_what_bounds_it_come_from_the_environment(
 ) -> None:
     monkeypatch.setenv("STETHOSCOPE_TAP", "8, blocks.9.mlp_out")
     monkeypatch.setenv("STETHOSCOPE_QUEUE_S", "1.5")
+    monkeypatch.setenv("STETHOSCOPE_LINGER_S", "0")
     put: list[Wish] = []
     switched(put)
-    assert put == [Wish((TapPoint(8), TapPoint(9, Site.MLP_OUT)), limits=LinkLimits(queue_s=1.5))]
+    assert put == [Wish((TapPoint(8), TapPoint(9, Site.MLP_OUT)), limits=LinkLimits(queue_s=1.5, linger_s=0.0))]
     assert caplog.records == []
 
 
@@ -55,6 +56,8 @@ def test_what_is_wanted_and_what_bounds_it_come_from_the_environment(
         ("STETHOSCOPE_QUEUE_S", "soon", "'soon' is not a number of seconds"),
         ("STETHOSCOPE_QUEUE_S", "-1", "'-1' is not a number of seconds"),
         ("STETHOSCOPE_QUEUE_S", "nan", "'nan' is not a number of seconds"),
+        ("STETHOSCOPE_LINGER_S", "long", "'long' is not a number of seconds from 0"),
+        ("STETHOSCOPE_LINGER_S", "-0.1", "'-0.1' is not a number of seconds from 0"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_in_one_line_and_nothing_is_put(

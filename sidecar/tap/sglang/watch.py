@@ -10,7 +10,7 @@ import torch
 
 from sidecar.tap.client import TapClient
 from sidecar.tap.faults import Faults, Unsupported
-from sidecar.tap.recorder import Recorder, Span
+from sidecar.tap.recorder import AnySpan, Recorder
 from sidecar.tap.sglang.requests import Requests
 from sidecar.tap.tensors.keeper import Keeper
 from sidecar.types import TapPoint, UnseenReason
@@ -102,8 +102,8 @@ class Watch:
                     self._keeper.keep(point, states[:, place * self._width : (place + 1) * self._width])
         self.recorder.end()
 
-    def _spans(self, rows: list[Piece]) -> Iterator[Span]:
+    def _spans(self, rows: list[Piece]) -> Iterator[AnySpan]:
         row = 0
         for req, first, length in rows:
-            yield Span(self._requests.of(req), row, first, length)
+            yield self._requests.of(req), row, first, length
             row += length

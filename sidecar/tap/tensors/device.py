@@ -6,18 +6,19 @@ A launch costs the engine's thread more than a thousand rows cost the device.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
+from sidecar.tap.joined import JoinedStates
 from sidecar.tap.recorder import OpenStep
 from sidecar.tap.step import Sample, States
 from sidecar.tap.tensors.projection import Readings, read_by, sample_rows
 from sidecar.tap.tensors.states import ELEMENT, Later, TorchStates, flattened
 from sidecar.tap.tensors.workshop import Job, Kept, Workshop, event, on_device
-from sidecar.types import ElementType, TapPoint
+from sidecar.types import ElementType, IndexArray, TapPoint
 
 _SPAN_BYTES = (
     1 << 20
@@ -50,6 +51,9 @@ class DeviceRows:
     @property
     def sample(self) -> None:
         return None
+
+    def joined(self, others: Sequence[States], order: IndexArray) -> JoinedStates:
+        return JoinedStates.of([self, *others], order)
 
     def part(self, start: int, stop: int) -> DeviceRows:
         return replace(self, start=self.start + start, stop=self.start + stop)

@@ -11,17 +11,19 @@ Numerical Algorithms, 2nd ed., eq. 3.5, and Cauchy-Schwarz): they differ by at m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from sidecar.tap.faults import Unsupported
+from sidecar.tap.joined import JoinedStates, joined_sample
 from sidecar.tap.plan import FetchedPlan, PointPlan
 from sidecar.tap.recorder import OpenStep
-from sidecar.tap.step import Sample
+from sidecar.tap.step import Sample, States
 from sidecar.tap.tensors.states import Later, TorchStates, copy_rows
-from sidecar.types import ElementType, FloatArray, TapPoint
+from sidecar.types import ElementType, FloatArray, IndexArray, TapPoint
 
 SAMPLE_ROWS = 4
 _SPREAD = 0x9E3779B1  # 2^32 / golden ratio: multiples of it fall evenly, in step with no rhythm of the traffic
@@ -51,6 +53,9 @@ class Readings:
     @property
     def projected(self) -> bool:
         return True
+
+    def joined(self, others: Sequence[States], order: IndexArray) -> JoinedStates:
+        return JoinedStates.of([self, *others], order)
 
     def part(self, start: int, stop: int) -> Readings:
         sample = None if self.sample is None else self.sample.part(start, stop)
@@ -86,7 +91,15 @@ class Product:
 
     @property
     def held_bytes(self) -> int:
-        return self.rows.numel() * self.rows.element_size()  # the sample is among them
+        return self.rows.nbytes  # the sample is among them
+
+    def joined(self, others: Sequence[States], order: IndexArray) -> States:
+        parts = [self, *others]
+        rows = [part.rows for part in parts if isinstance(part, Product) and part.directions is self.directions]
+        if len(rows) < len(parts):
+            return JoinedStates.of(parts, order)
+        chosen = torch.cat(rows).index_select(0, torch.from_numpy(order))
+        return Product(chosen, self.directions, joined_sample(parts, order))
 
     def part(self, start: int, stop: int) -> Product:
         sample = None if self.sample is None else self.sample.part(start, stop)

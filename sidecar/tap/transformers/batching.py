@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sidecar.tap.cost import Cost
 from sidecar.tap.faults import Faults, Unsupported
 from sidecar.tap.patches import Method, MissingNameError, hold, owner_of, release
-from sidecar.tap.recorder import Recorder, Span
+from sidecar.tap.recorder import AnySpan, Recorder
 from sidecar.tap.step import Request, RequestInfo
 from sidecar.tap.transformers.cancel import Cancels
 from sidecar.tap.transformers.context import CALLER
@@ -104,12 +104,12 @@ class BatchWatch:
         except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the model
             self.faults.note("after_batch", error)
 
-    def _spans(self, io: Any) -> Iterator[Span]:
+    def _spans(self, io: Any) -> Iterator[AnySpan]:
         row = 0
         for future in io.requests_in_batch:
             state, count = future.state, future.query_length
             request = self._requests.get(state.request_id) or self._open(state)
-            yield Span(request, row, state.position_offset - count, count)
+            yield request, row, state.position_offset - count, count
             row += count
 
     def _open(self, state: Any) -> Request:

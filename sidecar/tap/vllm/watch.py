@@ -13,7 +13,7 @@ import torch
 from sidecar.tap.client import TapClient
 from sidecar.tap.cost import Cost
 from sidecar.tap.faults import Faults
-from sidecar.tap.recorder import Recorder, Span
+from sidecar.tap.recorder import AnySpan, Recorder
 from sidecar.tap.tensors.keeper import Keeper
 from sidecar.tap.vllm.requests import Requests
 from sidecar.tap.vllm.shelf import Shelf
@@ -128,7 +128,7 @@ class StepWatch:
 
         return told
 
-    def _spans(self, rows: Rows, tokens: Mapping[str, list[int]]) -> Iterator[Span]:
+    def _spans(self, rows: Rows, tokens: Mapping[str, list[int]]) -> Iterator[AnySpan]:
         for place, name in enumerate(rows.ids):
             start, first = rows.starts[place], rows.firsts[place]
             request, length = self._requests[name], rows.starts[place + 1] - start
@@ -136,7 +136,7 @@ class StepWatch:
             if drafts:
                 length -= drafts
                 length += self._requests.limits(name).kept(first + length, tokens.get(name, []))
-            yield Span(request, start, first, length)
+            yield request, start, first, length
             if drafts and not self._guesses_told:
                 request.gap = UnseenReason.UNSUPPORTED  # those that were right show as positions that are passed over
                 request.lost = self._ahead

@@ -24,6 +24,7 @@ from protos.stethoscope.v1 import ingest_pb2
 from sidecar.tap import client as tap_client
 from sidecar.tap.batch import BatchMessage
 from sidecar.tap.client import TapClient
+from sidecar.tap.limits import LinkLimits
 from sidecar.tap.link import Link
 from sidecar.tap.plan import PointPlan
 from sidecar.tap.recorder import Recorder, Span
@@ -63,10 +64,9 @@ JOURNAL: Journal
 class JournalLink(Link):
     """The client's link, listened to."""
 
-    def _book(self, message: Any) -> None:
-        super()._book(message)
-        if isinstance(message, BatchMessage):
-            JOURNAL.write("sent", message.batch_id)
+    def book(self, message: BatchMessage) -> None:
+        super().book(message)
+        JOURNAL.write("sent", message.batch_id)
 
     def answer(self, result: ingest_pb2.StepResult) -> None:
         reason = result.reason or "-"
@@ -232,7 +232,10 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     JOURNAL = Journal(settings["journal"])
     vars(tap_client)["Link"] = JournalLink
-    client = TapClient(settings["address"], ModelIdentity(**settings["model"]), engine_id=settings["engine"])
+    limits = LinkLimits(linger_s=0.0)  # every step is a batch, with an answer of its own
+    client = TapClient(
+        settings["address"], ModelIdentity(**settings["model"]), engine_id=settings["engine"], limits=limits
+    )
     engine = Engine(client, settings["rows"], settings["model"]["width"], settings["life_steps"])
     orders = Orders()
     client.start()
