@@ -2,8 +2,8 @@
 
 A step holds the interpreter for some 2.4 ms and lets go of it for 0.4 ms, as an engine does that waits for a fast device; a
 part of 32 requests is captured at two tap points. Four contenders take turns: the engine alone, twice (what differs between the two
-is noise), tapped with a batch for every step, and tapped as it is by default. ``python -m bench.interpreter [--short]``; results
-with every round in bench/interpreter.json.
+is noise), tapped with a batch for every step as by default, and tapped by a sender that
+lingers. ``python -m bench.interpreter [--short]``; results with every round in bench/interpreter.json.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ WIDTH, TAPS, REQUESTS, PROMPT, DIRECTIONS = 2048, 2, 32, 16, 64
 _HELD_S, _FREE_S = 0.0024, 0.0004
 _CONNECT_S = 60.0
 _QUEUE_S = 5.0  # nobody is to win by dropping
-ALONE, AGAIN, AT_ONCE, TAPPED = "alone", "alone again", "a batch a step", "by default"
+_LINGER_S = 0.02
+ALONE, AGAIN, AT_ONCE, LINGERING = "alone", "alone again", "a batch a step", "lingering 20 ms"
 SHARES = {0.1: "10 % of requests", 1.0: "every request"}
 
 
@@ -128,7 +129,7 @@ def tapped(served: Served, share: float, limits: LinkLimits, name: str) -> Itera
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """Rounds of every contender, and what became of the tap's steps by default."""
+    """Rounds of every contender, and what became of the steps of the sender that lingers."""
 
     rounds: dict[str, list[Round]]
     batches_per_step: float
@@ -139,9 +140,11 @@ def turns(share: float, rounds: int, steps: int) -> Turns:
     """In another order every round. A first round of each warms and is not kept."""
     torch.set_num_threads(1)
     with serving_plan(WIDTH, TAPS, DIRECTIONS) as served, ExitStack() as stack:
-        at_once = stack.enter_context(tapped(served, share, LinkLimits(linger_s=0.0, queue_s=_QUEUE_S), "at-once"))
-        default = stack.enter_context(tapped(served, share, LinkLimits(queue_s=_QUEUE_S), "default"))
-        taps = {ALONE: None, AT_ONCE: at_once.step, AGAIN: None, TAPPED: default.step}
+        at_once = stack.enter_context(tapped(served, share, LinkLimits(queue_s=_QUEUE_S), "at-once"))
+        lingers = stack.enter_context(
+            tapped(served, share, LinkLimits(linger_s=_LINGER_S, queue_s=_QUEUE_S), "lingers")
+        )
+        taps = {ALONE: None, AT_ONCE: at_once.step, AGAIN: None, LINGERING: lingers.step}
         engine, names, order = Engine(), list(taps), np.random.default_rng(0)
         made: dict[str, list[Round]] = {name: [] for name in names}
         for number in range(rounds + 1):
@@ -149,8 +152,8 @@ def turns(share: float, rounds: int, steps: int) -> Turns:
                 taken = engine.run(steps, taps[name])
                 if number:
                     made[name].append(taken)
-        default.client.stop(5.0)
-        counts = default.client.counts()
+        lingers.client.stop(5.0)
+        counts = lingers.client.counts()
     return Turns(made, counts.sent / (steps * (rounds + 1)), counts.dropped + counts.unknown)
 
 
@@ -158,14 +161,14 @@ def rows_of(made: Turns, what: str) -> list[Row]:
     bare = [one.step_s for one in made.rounds[ALONE]]
     idle_s = float(np.median([one.others_s for one in made.rounds[ALONE] + made.rounds[AGAIN]]))
     rows = [_throughput(made, AGAIN, bare, f"throughput, alone again / alone, {what}", "what is noise")]
-    for name in (AT_ONCE, TAPPED):
+    for name in (AT_ONCE, LINGERING):
         rounds = made.rounds[name]
         rows.append(_throughput(made, name, bare, f"throughput, tapped / alone, {what}, {name}", f"{len(bare)} rounds"))
         rows.append(_us(f"engine-thread CPU of the tap per step, us, {what}, {name}", [one.tap_s for one in rounds]))
         others = [one.others_s - idle_s for one in rounds]
         rows.append(_us(f"CPU of the tap's other threads per step, us, {what}, {name}", others))
-    rows.append(Row(f"batches a step, {what}, {TAPPED}", made.batches_per_step))
-    rows.append(Row(f"batches dropped or unanswered, {what}, {TAPPED}", made.dropped, "== 0", made.dropped == 0))
+    rows.append(Row(f"batches a step, {what}, {LINGERING}", made.batches_per_step))
+    rows.append(Row(f"batches dropped or unanswered, {what}, {LINGERING}", made.dropped, "== 0", made.dropped == 0))
     return rows
 
 

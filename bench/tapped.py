@@ -16,7 +16,6 @@ from bench.artifacts import BENCH_MODEL
 from bench.steps import REFERENCE, Steps
 from sidecar.tap.books import Books
 from sidecar.tap.client import TapClient
-from sidecar.tap.limits import LinkLimits
 from sidecar.tap.recorder import Recorder, Span
 from sidecar.tap.step import RequestInfo
 from sidecar.tap.tensors.states import TorchStates
@@ -53,8 +52,7 @@ class TimedBooks(Books):
 
 class _Client(TapClient):
     def __init__(self, address: str, identity: ModelIdentity) -> None:
-        limits = LinkLimits(linger_s=0.0)  # every step is a batch, and has an answer of its own
-        super().__init__(address, identity, engine_id="bench", limits=limits)
+        super().__init__(address, identity, engine_id="bench")
         self.books = self._books = TimedBooks(self.traffic)
 
 

@@ -79,27 +79,37 @@ def _record(args: argparse.Namespace) -> int:
 
 
 def _window(args: argparse.Namespace) -> int:
-    from sidecar.live.windows import WindowError, declare, is_open, windows
+    from sidecar.live.windows import WindowError, declare, declared, is_open
 
     if args.what == "report":
         return _report(args)
     now = int(time.time())
     try:
         if args.what == "list":
-            entries = windows(args.archive)
+            entries = declared(args.archive)
             for one in entries:
                 print(f"{_when(one.at_s)}  {one.who}: from {_when(one.from_s)} until {_when(one.until_s)}  {one.why}")
             print(f"{len(entries)} entries, chained; a window is {'open' if is_open(entries, now) else 'not open'}")
             return 0
-        seconds = _seconds(args.length) if args.what == "open" else 0
-        if seconds is None or not args.why or (args.what == "close" and args.length):
-            print("sidecar: want --why TEXT, and with open --for TIME such as 30m, at most 24h", file=sys.stderr)
+        if wrong := ", and ".join(_wrong(args)):
+            print(f"sidecar: {args.what} {wrong}", file=sys.stderr)
             return EX_USAGE
+        seconds = _seconds(args.length) or 0
         made = declare(args.archive, now, now + seconds, args.why, now)
     except WindowError as error:
         return _refuse(error)
     print(f"open until {_when(made.until_s)}" if seconds else "closed")
     return 0
+
+
+def _wrong(args: argparse.Namespace) -> Iterator[str]:
+    """What open or close lacks, or has too much."""
+    if not args.why:
+        yield "wants --why TEXT"
+    if args.what == "open" and _seconds(args.length) is None:
+        yield "wants --for TIME such as 30m, at most 24h"
+    if args.what == "close" and args.length:
+        yield "takes no --for: it ends the window now"
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidecar import canary_commands, sketch_commands
+from sidecar import canary_commands, replay_command, sketch_commands
 
 if TYPE_CHECKING:
     from probes.registry import Loaded
@@ -79,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     config.add_argument("what", choices=["schema", "defaults"], help="JSON schema, or every setting with its default")
     config.set_defaults(run=_config)
     sketch_commands.add(commands)
+    replay_command.add(commands)
     canary_commands.add(commands)
     return parser
 

@@ -1,4 +1,4 @@
-"""``sidecar sketch merge|show|detect`` and ``sidecar replay``: what a sidecar has archived of circuits, for people."""
+"""``sidecar sketch merge|show|detect``: what a sidecar has archived of circuits, for people."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from sidecar.circuits.fleet import Detected
     from sidecar.circuits.tick import TickRow
 
-EX_DIFFERENT = EX_ALARM = 1
+EX_ALARM = 1
 EX_DATA = 65  # a file is not what it should be
+_FILES = "Parquet files that sidecars wrote, or folders of them"
 _SPARKS = " ▁▂▃▄▅▆▇█"
+_HEAD = ("slice", "rows", "engaged", "sessions", "share", "scores, low to high", "what did not count")
 
 
 def add(commands: Any) -> None:
@@ -23,11 +25,11 @@ def add(commands: Any) -> None:
         required=True, metavar="WHAT"
     )
     merge = sketch.add_parser("merge", help="add up the sketches of replicas: the same bits in any order")
-    merge.add_argument("files", nargs="+", type=Path, metavar="FILE", help="Parquet files that sidecars wrote")
+    merge.add_argument("files", nargs="+", type=Path, metavar="FILE", help=_FILES)
     merge.add_argument("--out", type=Path, required=True, metavar="FILE")
     merge.set_defaults(run=_merge)
-    show = sketch.add_parser("show", help="what the sketches of a file say")
-    show.add_argument("file", type=Path, metavar="FILE")
+    show = sketch.add_parser("show", help="what archived sketches say")
+    show.add_argument("files", nargs="+", type=Path, metavar="FILE", help=_FILES)
     show.set_defaults(run=_show)
     detect = sketch.add_parser(
         "detect",
@@ -36,7 +38,7 @@ def add(commands: Any) -> None:
         "the same arithmetic: would the fleet as a whole have alarmed, where and when?",
         epilog=f"exit status: 0 no alarm, {EX_ALARM} an alarm, {EX_DATA} a file is unsound or of another model or spec",
     )
-    detect.add_argument("files", nargs="+", type=Path, metavar="FILE", help="Parquet files, merged or not")
+    detect.add_argument("files", nargs="+", type=Path, metavar="FILE", help=f"{_FILES}, merged or not")
     detect.add_argument("--baseline", type=Path, required=True, metavar="FOLDER")
     detect.add_argument(
         "--run-length",
@@ -46,25 +48,14 @@ def add(commands: Any) -> None:
     )
     detect.add_argument("--cool-down", type=int, metavar="TICKS", default=60, help="after an alarm (default 60)")
     detect.set_defaults(run=_detect)
-    replay = commands.add_parser(
-        "replay",
-        help="compute an alarm again from the archive, bit by bit",
-        epilog=f"exit status: 0 the same, {EX_DIFFERENT} different, {EX_DATA} a file is missing or unsound",
-    )
-    replay.add_argument("alarm", type=Path, metavar="ALARM", help="the record, a JSON file")
-    replay.add_argument(
-        "--archive", type=Path, metavar="FOLDER", help="of the Parquet files; default: beside the record"
-    )
-    replay.add_argument("--baseline", type=Path, metavar="FOLDER", help="compare its bands, too")
-    replay.set_defaults(run=_replay)
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from sidecar.circuits.archive import ArchiveError, read_archive, write_archive
+    from sidecar.circuits.archive import ArchiveError, read_archives, write_archive
     from sidecar.circuits.merge import SketchError, merge
 
     try:
-        made = merge(row for path in args.files for row in read_archive(path))
+        made = merge(read_archives(args.files))
         written = write_archive(args.out, made.rows)
     except (ArchiveError, SketchError) as error:
         return _refuse(error)
@@ -74,11 +65,11 @@ def _merge(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from sidecar.circuits.archive import ArchiveError, read_archive
+    from sidecar.circuits.archive import ArchiveError, read_archives
     from sidecar.circuits.merge import SketchError, merge
 
     try:
-        made = merge(read_archive(args.file))
+        made = merge(read_archives(args.files))
     except (ArchiveError, SketchError) as error:
         return _refuse(error)
     for name in sorted({row.key.circuit for row in made.rows}):
@@ -96,28 +87,42 @@ def _circuit(rows: Sequence[TickRow]) -> Iterator[str]:
     begin, end = (datetime.fromtimestamp(at * key.tick_s, UTC) for at in (min(ticks), max(ticks) + 1))
     yield f"{key.circuit}  spec {key.spec_hash[:12]}  model {key.model_hash[:12]}  {rows[0].shape.nodes} nodes"
     yield f"  {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, {len(set(ticks))} ticks of {key.tick_s} s"
-    yield f"  {'slice':14}{'rows':>10}{'engaged':>9}{'sessions':>10}{'share':>8}  {'scores, low to high':34}what did not count"
-    for name in sorted({row.key.slice for row in rows}):
-        yield _line(name, [row for row in rows if row.key.slice == name])
+    names = sorted({row.key.slice for row in rows})
+    lines = [_HEAD, *(_cells(name, [row for row in rows if row.key.slice == name]) for name in names)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *numbers, scores, told in lines:
+        right = "  ".join(cell.rjust(width) for cell, width in zip(numbers, widths[1:-2], strict=True))
+        yield f"  {first:{widths[0]}}  {right}  {scores:{widths[-2]}}  {told}".rstrip()
 
 
-def _line(name: str, rows: Sequence[TickRow]) -> str:
+def _cells(name: str, rows: Sequence[TickRow]) -> tuple[str, ...]:
+    """A line of the table, under `_HEAD`."""
     import numpy as np
 
     counts = sum(row.counts for row in rows)
     whole = type(rows[0])(rows[0].key, rows[0].sources, rows[0].shape, np.asarray(counts))
     evidence = whole.evidence
-    share = float(evidence @ np.arange(len(evidence))) / max(1, int(evidence.sum()) * rows[0].shape.tokens)
+    taken, sessions = int(evidence @ np.arange(len(evidence))), int(evidence.sum())
     left = {one: whole.single(one) for one in ("sinks", "non_finite", "clipped", "short")}
     told = ", ".join(f"{many} {what.replace('_', ' ')}" for what, many in left.items() if many)
     scores = whole.part("scores").reshape(32, 2).sum(axis=1)
     bars = "".join(_SPARKS[-(-8 * int(one) // max(1, int(scores.max())))] for one in scores)
-    engaged = whole.single("engaged") / max(1, whole.single("rows"))
-    return f"  {name:14}{whole.single('rows'):10}{engaged:9.1%}{int(evidence.sum()):10}{share:8.1%}  {bars:34}{told}"
+    tokens = whole.single("rows")
+    engaged, share = _share(whole.single("engaged"), tokens), _share(taken, sessions * rows[0].shape.tokens)
+    return name, str(tokens), engaged, str(sessions), share, bars, told
+
+
+def _share(part: int, whole: int) -> str:
+    """Of nothing there is none.
+
+    >>> _share(1, 8), _share(0, 0)
+    ('12.5%', '-')
+    """
+    return f"{part / whole:.1%}" if whole else "-"
 
 
 def _detect(args: argparse.Namespace) -> int:
-    from sidecar.circuits.archive import ArchiveError, read_archive
+    from sidecar.circuits.archive import ArchiveError, read_archives
     from sidecar.circuits.fleet import detect
     from sidecar.circuits.merge import SketchError
     from sidecar.circuits.watch import Settings
@@ -127,8 +132,9 @@ def _detect(args: argparse.Namespace) -> int:
         run_length = baseline.manifest.run_length if args.run_length is None else args.run_length
         if run_length < 1 or args.cool_down < 1:
             raise SketchError("--run-length and --cool-down are ticks, one at least")
-        rows = (row for path in args.files for row in read_archive(path))
-        found = detect(rows, baseline.watched, baseline.manifest.tick_s, Settings(run_length, args.cool_down))
+        found = detect(
+            read_archives(args.files), baseline.watched, baseline.manifest.tick_s, Settings(run_length, args.cool_down)
+        )
     except (ArchiveError, SketchError) as error:
         return _refuse(error)
     print("\n".join(_detected(found, baseline.manifest.tick_s)))
@@ -156,30 +162,6 @@ def _detected(found: Detected, tick_s: int) -> Iterator[str]:
         )
     if found.passed_over:
         yield f"{found.passed_over} rows of what the baseline does not know were passed over"
-
-
-def _replay(args: argparse.Namespace) -> int:
-    from sidecar.circuits.archive import ArchiveError
-    from sidecar.circuits.merge import SketchError
-    from sidecar.circuits.record import RecordError, read_record
-    from sidecar.circuits.replay import differences
-
-    try:
-        record = read_record(args.alarm)
-        baseline = None if args.baseline is None else baseline_of(args.baseline)
-        bands = None if baseline is None else (baseline.digest, baseline.watched)
-        found = differences(record, args.archive or args.alarm.parent, bands)
-    except (ArchiveError, RecordError, SketchError) as error:
-        return _refuse(error)
-    if found:
-        print("\n".join((f"{record.id}: DIFFERENT", *(f"  {one}" for one in found))))
-        return EX_DIFFERENT
-    sessions = sum(sum(one.evidence) for one in record.trace)
-    print(
-        f"{record.id}: the same, bit for bit: {record.circuit} in {record.slice} was {record.leans} engaged than in sound "
-        f"traffic, after {sessions} sessions in {len(record.trace)} ticks"
-    )
-    return 0
 
 
 def baseline_of(folder: Path) -> Baseline:

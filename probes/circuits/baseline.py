@@ -26,7 +26,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class State(StrEnum):
-    """Whether it may page: not before it has seen a week."""
+    """Whether it may page: not before sessions bet in nine in ten of a week's hours."""
 
     LEARNING = "learning"
     FROZEN = "frozen"

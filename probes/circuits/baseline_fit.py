@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from probes.circuits.baseline import BaselineManifest, Levels, State, save_baseline
 from probes.errors import LabError
-from sidecar.circuits.archive import ArchiveError, digest_of, read_archive
+from sidecar.circuits.archive import ArchiveError, archive_files, digest_of, read_archive
 from sidecar.circuits.detector import BETS, NOTHING, RUN_LENGTH, Fixed, advance, betting_table, log_e, log_threshold
 from sidecar.circuits.merge import SketchError, merge
 from sidecar.circuits.reference import WEEK, Reference, hour_of_week
@@ -24,6 +24,7 @@ from sidecar.errors import ArtifactError
 
 TOLERANCES = (0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3)
 AT_LEAST = 0.05
+COVERED = 152  # hours of the week, nine in ten, in which sessions bet: with fewer the week is not known
 _DAY_S, _WEEK_S = 86_400, 604_800
 _PARTS = 10  # of a history that is one bucket: each is left out in turn
 _FEW = 200  # sessions: an hour with fewer is taken together with the same hour of other days
@@ -33,11 +34,15 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """at_least: no tolerance below it is tried, for a short history is silent by luck. buckets: 168, or 1 for a demo."""
+    """at_least: no tolerance below it is tried, for a short history is silent by luck. buckets: 168, or 1 for a demo.
+
+    armed: what was learned may page, however little it is. The demo's own: no command sets it.
+    """
 
     buckets: int = WEEK
     at_least: float = AT_LEAST
     run_length: int = RUN_LENGTH
+    armed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,13 @@ class History:
             return np.zeros(len(self.ticks), np.intp)
         return np.array([hour_of_week(tick * self.tick_s) for tick in self.ticks.tolist()], np.intp)
 
+    @property
+    def knows_the_week(self) -> bool:
+        """Whether it is as long as a week, and sessions bet in nine in ten of the week's hours, be it in one week or in several."""
+        bet = self.ticks[self.evidence.any(axis=(1, 2))] * self.tick_s
+        hours = {hour_of_week(at_s) for at_s in bet.tolist()}
+        return int(self.ticks[-1] - self.ticks[0] + 1) * self.tick_s >= _WEEK_S and len(hours) >= COVERED
+
     def parts(self, options: Options) -> npt.NDArray[np.intp]:
         """[T], from 0: the day, or the tenth, that is left out where the tick is replayed."""
         if options.buckets == 1:
@@ -73,13 +85,11 @@ def fit_baseline(archives: Sequence[Path], out: Path, options: Options) -> Basel
         raise LabError(f"the archives are of {len(models)} models: a baseline is of one")
     fitted = [_fit(one, options) for one in histories]
     first, last = min(int(one.ticks[0]) for one in histories), max(int(one.ticks[-1]) for one in histories)
-    tick_s = histories[0].tick_s
-    week = (last - first + 1) * tick_s >= _WEEK_S
     fields: dict[str, Any] = {
         "model_hash": models.pop(),
-        "tick_s": tick_s,
+        "tick_s": histories[0].tick_s,
         "buckets": options.buckets,
-        "state": State.FROZEN if week or options.buckets == 1 else State.LEARNING,
+        "state": _state(histories, options),
         "first_tick": first,
         "last_tick": last,
         "left_out": int(min(one.parts(options).max() for one in histories)) + 1,
@@ -94,13 +104,20 @@ def fit_baseline(archives: Sequence[Path], out: Path, options: Options) -> Basel
         raise LabError(f"{out}: {error.text}") from None
 
 
+def _state(histories: Sequence[History], options: Options) -> State:
+    """One for all: what is known of the circuit that is known least. One bucket knows no hour of the week."""
+    known = options.buckets == WEEK and all(one.knows_the_week for one in histories)
+    return State.FROZEN if known or options.armed else State.LEARNING
+
+
 def _read(archives: Sequence[Path]) -> tuple[tuple[TickRow, ...], list[str]]:
     rows: list[TickRow] = []
     try:
-        for path in archives:
+        files = archive_files(archives)
+        for path in files:
             rows += read_archive(path)
         merged = merge(rows).rows
-        digests = [digest_of(path) for path in archives]
+        digests = [digest_of(path) for path in files]
     except (ArchiveError, SketchError) as error:
         raise LabError(str(error)) from None
     if not merged:

@@ -24,7 +24,9 @@ def add(commands: Any) -> None:
         description="From archived sketches: how engaged a circuit is in each hour of the week, how well that is known, and the "
         "smallest tolerance under which a replay, each day against the others, raises no alarm. Sign it with `probes sign`.",
     )
-    fit.add_argument("archives", nargs="+", type=Path, metavar="ARCHIVE", help="Parquet files that a sidecar wrote")
+    fit.add_argument(
+        "archives", nargs="+", type=Path, metavar="ARCHIVE", help="Parquet files that sidecars wrote, or folders"
+    )
     fit.add_argument("--out", type=Path, required=True, metavar="BASELINE", help="the folder to write")
     fit.add_argument(
         "--at-least",
@@ -37,7 +39,7 @@ def add(commands: Any) -> None:
         "--run-length", type=int, metavar="TICKS", help="at least so many to a false alarm of a circuit (default 43200)"
     )
     fit.add_argument(
-        "--one-bucket", action="store_true", help="one reference for all hours: for a demo, not for a pager"
+        "--one-bucket", action="store_true", help="one reference for all hours: to try it out; it never pages"
     )
     fit.set_defaults(run=_fit)
 
@@ -85,10 +87,17 @@ def _table(made: Baseline) -> Table:
 
 
 def _told(made: Baseline) -> str:
+    from probes.circuits.baseline_fit import COVERED
+    from sidecar.circuits.reference import WEEK
+
     about = made.manifest
     days = (about.last_tick - about.first_tick + 1) * about.tick_s / _DAY_S
-    if about.state == "learning":
-        return f"learning: {days:.1f} days are less than a week. It is shown, and pages nobody."
     if about.buckets == 1:
-        return f"one bucket, fitted on {days * 24:.1f} hours: for a demo. Traffic that follows the hour will alarm."
+        return (
+            f"learning: one bucket, fitted on {days * 24:.1f} hours, knows no hour of the week. It pages nobody; traffic that "
+            "follows the hour will alarm."
+        )
+    if about.state == "learning":
+        less = "are less than a week" if days < 7 else f"of sessions in fewer than {COVERED} of the week's {WEEK} hours"
+        return f"learning: {days:.1f} days {less}. It is shown, and pages nobody."
     return f"frozen: {days:.1f} days, no alarm when each was replayed against the others. Next: probes sign"

@@ -24,7 +24,9 @@ def add(commands: Any) -> None:
         "discover", help="patch a model's nodes: which of them carry a behaviour?", epilog=_EPILOG
     )
     discover.add_argument("model", type=Path, metavar="MODEL", help="a local transformers folder or a .gguf file")
-    discover.add_argument("pairs", metavar="PAIRS")
+    discover.add_argument(
+        "pairs", metavar="PAIRS", help="a file of contrast pairs, or a set that is made here, such as induction:16"
+    )
     discover.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the draft circuit goes")
     discover.add_argument("--name", help="of the circuit; default: that of the pairs")
     discover.add_argument("--model-dtype", choices=["float32", "bfloat16"], default="float32")

@@ -58,6 +58,26 @@ def write_archive(path: Path, rows: Sequence[TickRow]) -> ArchiveFile:
     return ArchiveFile(path, digest_of(path))
 
 
+def read_archives(paths: Iterable[Path]) -> list[TickRow]:
+    """The rows of files, and of all files of folders. Raises ArchiveError, also if there is none: nothing can be said of that."""
+    paths = list(paths)
+    rows = [row for path in archive_files(paths) for row in read_archive(path)]
+    if not rows:
+        raise ArchiveError(f"{', '.join(map(str, paths))}: no rows")
+    return rows
+
+
+def archive_files(paths: Iterable[Path]) -> list[Path]:
+    """Folders are replaced by their files, in the order of their names. Raises ArchiveError if a folder has none."""
+    found: list[Path] = []
+    for path in paths:
+        files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+        if not files:
+            raise ArchiveError(f"{path}: no Parquet file in this folder")
+        found += files
+    return found
+
+
 def read_archive(path: Path) -> list[TickRow]:
     """Raises ArchiveError: nothing in it is believed before its types and lengths are those of sketches."""
     import pyarrow as pa
@@ -65,6 +85,8 @@ def read_archive(path: Path) -> list[TickRow]:
 
     try:
         table = parquet.read_table(path)
+    except FileNotFoundError:
+        raise ArchiveError(f"{path}: no such file") from None
     except (OSError, pa.ArrowException) as error:
         raise ArchiveError(f"{path} cannot be read as Parquet: {str(error)[:200]}") from None
     if (table.schema.metadata or {}).get(b"format") != FORMAT or table.schema.remove_metadata() != _schema():

@@ -44,14 +44,23 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """How far each group has moved, in floors: NaN where no token could be compared. compared: share of the reference's tokens."""
+    """How far each group has moved, in floors; NaN where too few tokens could be compared.
+
+    compared: share of the reference's tokens that came. unread: groups that came with numbers that are none.
+    """
 
     distances: Mapping[str, float]
     compared: float
+    unread: frozenset[str] = frozenset()
+
+    @property
+    def enough(self) -> bool:
+        """Whether its distances say anything."""
+        return self.compared >= 1 - MOST_MISSING
 
     @property
     def whole(self) -> bool:
-        return self.compared >= 1 - MOST_MISSING
+        return self.enough and not self.unread
 
 
 def make_reference(rounds: Sequence[Values], groups: Sequence[Group], dtype: str) -> Reference:
@@ -66,23 +75,32 @@ def make_reference(rounds: Sequence[Values], groups: Sequence[Group], dtype: str
 
 
 def compare(reference: Reference, values: Values, groups: Sequence[Group]) -> Round:
-    """One round with the reference. What is not a number on either side is left out."""
+    """One round with the reference. What is not a number on either side is left out.
+
+    A group of which that leaves too little is unread: not read and not finite look alike here, so that is neither moved nor quiet.
+    """
     at = [number for number, token in enumerate(reference.tokens) if token in values]
     if not at:
         return Round({one.name: float("nan") for one in groups}, 0.0)
     read = np.stack([values[reference.tokens[number]] for number in at]).astype(np.float64)
-    apart = read - reference.means[at]
+    means = reference.means[at]
+    apart = read - means
+    shares = {one.name: _share(apart[:, one.columns], means[:, one.columns]) for one in groups}
+    lost = {one.name for one in groups if shares[one.name] < 1 - MOST_MISSING}
     told = {one.name: _size(apart[:, one.columns]) / reference.floors[one.name] for one in groups}
-    return Round(told, len(at) / len(reference.tokens))
+    distances = {name: float("nan") if name in lost else distance for name, distance in told.items()}
+    # A tap that projects sends circuits' readouts and no states: a tap point without any number is not there, and not broken.
+    absent = {one.name for one in groups if one.relative and not shares[one.name]}
+    return Round(distances, len(at) / len(reference.tokens), frozenset(lost - absent))
 
 
 def moved(rounds: Sequence[Round], limit: float = LIMIT) -> frozenset[str]:
-    """The groups that every one of the newest whole rounds says have moved; a round that is not whole says nothing."""
-    whole = [one for one in rounds if one.whole][-AGREE:]
-    if len(whole) < AGREE:
+    """The groups that every one of the newest rounds says have moved; a round in which too many tokens are missing says nothing."""
+    newest = [one for one in rounds if one.enough][-AGREE:]
+    if len(newest) < AGREE:
         return frozenset()
-    names = set(whole[0].distances).intersection(*(one.distances for one in whole))
-    return frozenset(name for name in names if all(one.distances[name] > limit for one in whole))
+    names = set(newest[0].distances).intersection(*(one.distances for one in newest))
+    return frozenset(name for name in names if all(one.distances[name] > limit for one in newest))
 
 
 def _floor(read: npt.NDArray[np.float64], means: npt.NDArray[np.float64], group: Group, dtype: str) -> float:
@@ -92,6 +110,12 @@ def _floor(read: npt.NDArray[np.float64], means: npt.NDArray[np.float64], group:
     scale = _size(means[:, group.columns]) if group.relative else max(1.0, _size(means[:, group.columns]))
     least = EPSILON.get(dtype, EPSILON["bfloat16"]) * scale
     return float(max(np.nan_to_num(measured), np.nan_to_num(least), np.finfo(np.float64).tiny))
+
+
+def _share(apart: npt.NDArray[np.float64], means: npt.NDArray[np.float64]) -> float:
+    """Of the tokens that the reference has as numbers, those that could be compared; 1 if it has none: nothing is missing then."""
+    wanted = int(np.isfinite(means).all(axis=1).sum())
+    return float(np.isfinite(apart).all(axis=1).sum()) / wanted if wanted else 1.0
 
 
 def _size(rows: npt.NDArray[np.float64]) -> float:

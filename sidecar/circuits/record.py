@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from probes.manifest.fields import Digest, Share, Strict, Text
 from probes.strictjson import canonical, parse_strict, pretty
 from sidecar.circuits.archive import ArchiveFile
-from sidecar.circuits.detector import BETS, advance, betting_table, log_e
+from sidecar.circuits.detector import BETS, advance, betting_table, leans, log_e
 from sidecar.circuits.reference import Band
 from sidecar.circuits.tick import TickRow
 from sidecar.circuits.watch import Alarm
@@ -51,7 +52,8 @@ class Tick(Strict):
 class AlarmRecord(Strict):
     """Logarithms are in 2^-24ths of a nat. start: log M of the twelve bets when the tick before the first one had closed.
 
-    previous: the digest of the record before it in the folder, so that none can be taken out unnoticed.
+    previous: the digest of the record that was written to the folder before it. So none can be changed or taken out unnoticed
+    once another one follows; the newest ones can be cut off. log_threshold: of a budget that is split over slices and replicas.
     """
 
     schema_: Annotated[Literal["stethoscope.alarm/1"], Field(alias="schema")]
@@ -136,16 +138,24 @@ def make_record(
 
 
 def write_record(record: AlarmRecord, folder: Path) -> Path:
-    """A file of its own, which is never written again. Raises RecordError, also if it is there already."""
+    """A file of its own, there whole or not at all, and never written again.
+
+    Raises RecordError, also if it is there already.
+    """
     path = folder / f"{record.id}.json"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "wb") as file:
             file.write(pretty(record.model_dump(mode="json", by_alias=True)))
             file.flush()
             os.fsync(file.fileno())
+        os.link(temporary, path)  # unlike a rename, it never takes the place of another file
     except OSError as error:
         raise RecordError(f"{path} cannot be written: {error.strerror}") from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
     return path
 
 
@@ -198,14 +208,14 @@ def _trace(alarm: Alarm, rows: Sequence[TickRow]) -> list[dict[str, Any]]:
     return made
 
 
-def recompute(record: AlarmRecord) -> list[int]:
-    """Log E after each tick of the trace, from its start, evidence and bands alone."""
+def recompute(record: AlarmRecord) -> tuple[list[int], str]:
+    """Log E after each tick of the trace, and which way it leans in the end, from its start, evidence and bands alone."""
     log_m, found = np.array(record.start), []
     for one in record.trace:
         table = betting_table([Band(one.low, one.high)], len(one.evidence) - 1)[0]
         log_m = advance(log_m, np.array(one.evidence), table)
         found.append(int(log_e(log_m)))
-    return found
+    return found, leans(log_m)
 
 
 def _digest(fields: dict[str, Any]) -> str:

@@ -20,9 +20,10 @@ class Alert:
 
 
 def alerts(now: control_pb2.GetStatusResponse) -> tuple[Alert, ...]:
-    """Those that hold now. A model that changed explains what its circuits do: then there is that one alert."""
-    if now.canaries.moved or any(one.canary_moved for one in now.circuits):
-        return () if now.canaries.deploying else (Alert(MODEL_CHANGED, "model"),)
+    """Those that hold now. A model that changed explains what its circuits do: then there is that one, unless it was meant."""
+    moved = now.canaries.moved or any(one.canary_moved for one in now.circuits)
+    if moved and not now.canaries.deploying:
+        return (Alert(MODEL_CHANGED, "model"),)
     return tuple(
         Alert(ACTIVITY, alarm.cause, one.name, alarm.leans)
         for one in now.circuits

@@ -90,7 +90,7 @@ def fit(home: Home) -> Learned | None:
         files = sorted(home.archive.glob("*.parquet"))
         if sum(int(row.evidence.sum()) for path in files for row in read_archive(path)) < SESSIONS:
             return None
-        made = fit_baseline(files, home.folder / "baseline", Options(buckets=1))
+        made = fit_baseline(files, home.folder / "baseline", Options(buckets=1, armed=True))
     except (ArchiveError, LabError):  # a replay of so little may alarm: more of it will not
         return None
     (home.folder / "baseline").rename(home.artifacts / "baseline")  # whole or not at all, for whoever reloads

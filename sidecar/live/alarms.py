@@ -57,7 +57,7 @@ class Raised:
     excluded_share: float
     may_page: bool
     ask_until_s: float  # so long do the canaries have time to answer
-    rounds_before: int
+    rounds_before: int  # of canaries, that had begun: they may have read the model as it was
     baseline: str  # digest of the one that it was raised against
     cause: Cause | None = None
     record: str = ""  # its file's name, once it is written

@@ -108,6 +108,12 @@ def read_reference(path: Path) -> tuple[About, Reference]:
     return _about(facts), Reference(tuple(_tokens(facts)), arrays["means"].astype(np.float64), floors)
 
 
+def shared_groups(reference: About, about: About) -> list[Group]:
+    """The groups of a reference that a plan has as well: one that was taken out of it is not missing from its rounds."""
+    names = {name for name, _, _ in about.groups}
+    return [one for one in reference.laid_out() if one.name in names]
+
+
 def in_columns_of(reference: About, about: About, values: Mapping[Token, FloatArray]) -> dict[Token, FloatArray]:
     """Values in the columns of a reference: a group that this plan has not, or of another size, is NaN."""
     mine = {one.name: one.columns for one in about.laid_out()}

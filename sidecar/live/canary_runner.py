@@ -13,7 +13,15 @@ from sidecar.clock import Clock
 from sidecar.config import Config
 from sidecar.errors import ConfigError
 from sidecar.live.alarms import Canaries
-from sidecar.live.canary_file import About, CanaryFileError, Kept, in_columns_of, read_reference, write_round
+from sidecar.live.canary_file import (
+    About,
+    CanaryFileError,
+    Kept,
+    in_columns_of,
+    read_reference,
+    shared_groups,
+    write_round,
+)
 from sidecar.live.canary_prompts import digest_of, prompts_of
 from sidecar.live.canary_rows import CanaryRow
 from sidecar.live.canary_send import Sender, token_of
@@ -49,10 +57,10 @@ class CanaryRunner:
         self._asked = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._newest: deque[Round] = deque(maxlen=4)
+        self._newest: deque[tuple[int, Round]] = deque(maxlen=4)  # those that were compared, each by its number
         self._counts = {"whole": 0, "partial": 0, "failed": 0}
         self._whole_s: float | None = None
-        self.rounds = 0  # compared since the start
+        self.begun = self.rounds = 0  # since the start; those that have ended, however they did
         self.fetch: Callable[[], None] = lambda: None  # let ``take`` have what has come
 
     def start(self) -> None:
@@ -99,9 +107,9 @@ class CanaryRunner:
     def hurry(self) -> None:
         self._asked.set()
 
-    def says(self, circuit: str) -> Canaries:
+    def says(self, circuit: str, after: int) -> Canaries:
         with self._changed:
-            newest = list(self._newest)
+            newest = [made for number, made in self._newest if number > after]
         plan = self._plan()
         spec = (
             None
@@ -129,6 +137,7 @@ class CanaryRunner:
                 due_s = self._clock.monotonic_s() + self._config.every_s
 
     def _round(self, plan: Plan) -> None:
+        self.begun += 1
         try:
             self._send(plan)
         except Exception as error:  # noqa: BLE001 - an engine that is gone, or a bug: counted, and the next round has another chance
@@ -150,7 +159,7 @@ class CanaryRunner:
             write_round(self._folder, Kept(about, read), KEPT_ROUNDS)
         known = self._known
         if known is not None and known[0].same(about):
-            made = compare(known[1], in_columns_of(known[0], about, read), known[0].laid_out())
+            made = compare(known[1], in_columns_of(known[0], about, read), shared_groups(known[0], about))
             self._note(made, whole=made.whole)
         else:
             self._note(None, whole=len({name for name, _ in read}) == len(self._prompts))
@@ -176,7 +185,7 @@ class CanaryRunner:
     def _note(self, made: Round | None, *, whole: bool) -> None:
         with self._changed:
             if made is not None:
-                self._newest.append(made)
+                self._newest.append((self.begun, made))
         self._counts["whole" if whole else "partial"] += 1
         if whole:
             self._whole_s = self._clock.monotonic_s()
@@ -184,7 +193,7 @@ class CanaryRunner:
 
     def snapshot(self) -> CanarySnapshot:
         with self._changed:
-            newest = list(self._newest)
+            newest = [made for _, made in self._newest]
         plan = self._plan()
         if plan is None or not plan.circuits:
             return CanarySnapshot(configured=True, rounds=dict(self._counts))
@@ -198,7 +207,9 @@ class CanaryRunner:
             recorded=self._known is not None,
             rounds=dict(self._counts),
             age_s=None if self._whole_s is None else self._clock.monotonic_s() - self._whole_s,
-            circuits={name: distances[group] for group, name in values.circuits.items() if group in distances},
+            circuits={
+                name: distances[group] for group, name in values.circuits.items() if group in compared or group in found
+            },
             layers={name: compared[name] for name in values.taps if name in compared},
             moved_circuits=tuple(name for group, name in values.circuits.items() if group in found),
             moved_layers=tuple(where.name for where in layers),

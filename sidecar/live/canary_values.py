@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sidecar.circuits.activity import SINKS, Reader, Rows
-from sidecar.circuits.canary import Round, moved
+from sidecar.circuits.canary import AGREE, Round, moved
 from sidecar.circuits.circuit import Bank
 from sidecar.live.alarms import Canaries
 from sidecar.live.canary_rows import CanaryRow, taps_of
@@ -48,13 +48,14 @@ def circuit_group(name: str, spec_hash: str) -> str:
 
 
 def says(rounds: Sequence[Round], group: str, limit: float) -> Canaries:
-    """What the newest rounds say of one circuit: nothing, if the last one is not whole or did not read it."""
-    if not rounds or not rounds[-1].whole or math.isnan(rounds[-1].distances.get(group, math.nan)):
+    """What the newest rounds say of one circuit: nothing, unless two of them read it. Quiet are those that read all there is."""
+    newest = [one for one in rounds if one.enough][-AGREE:]
+    if len(newest) < AGREE or any(math.isnan(one.distances.get(group, math.nan)) for one in newest):
         return Canaries.SILENT
-    found = moved(rounds, limit)
-    if not found:
-        return Canaries.QUIET
-    return Canaries.MOVED if group in found else Canaries.MOVED_ELSEWHERE
+    found = moved(newest, limit)
+    if found:
+        return Canaries.MOVED if group in found else Canaries.MOVED_ELSEWHERE
+    return Canaries.QUIET if all(one.whole for one in newest) else Canaries.SILENT
 
 
 def _named(name: str, spec_hash: str) -> str:

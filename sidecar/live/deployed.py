@@ -16,7 +16,14 @@ from sidecar.circuits.since import Since, Span, since
 from sidecar.circuits.tick import TickRow
 from sidecar.circuits.watch import Watched
 from sidecar.live.alarms import Canaries
-from sidecar.live.canary_file import CanaryFileError, in_columns_of, read_reference, read_round, rounds_in
+from sidecar.live.canary_file import (
+    CanaryFileError,
+    in_columns_of,
+    read_reference,
+    read_round,
+    rounds_in,
+    shared_groups,
+)
 from sidecar.live.canary_runner import ROUNDS
 from sidecar.live.canary_values import circuit_group, says
 from sidecar.live.windows import Window, WindowError, windows
@@ -98,7 +105,7 @@ def canary_rounds(archive: Path, reference: Path, from_s: int) -> list[Round]:
             continue
         if (kept.about.prompts, kept.about.dtype) != (about.prompts, about.dtype):
             raise CanaryFileError(f"{reference}: its canaries are other prompts, or of another dtype, than those since")
-        made.append(compare(known, in_columns_of(about, kept.about, kept.values), about.laid_out()))
+        made.append(compare(known, in_columns_of(about, kept.about, kept.values), shared_groups(about, kept.about)))
     return made
 
 
@@ -115,6 +122,5 @@ def verdicts(
 
 
 def _says(rounds: Sequence[Round], group: str) -> Canaries:
-    """One round alone is no word: two must agree."""
-    whole = [one for one in rounds if one.whole and not math.isnan(one.distances.get(group, math.nan))]
-    return says(whole, group, LIMIT) if len(whole) > 1 else Canaries.SILENT
+    """The newest of those that read this circuit."""
+    return says([one for one in rounds if not math.isnan(one.distances.get(group, math.nan))], group, LIMIT)

@@ -44,15 +44,16 @@ class Orders(Protocol):
 class Watchers(Protocol):
     """What this needs of whoever sends canaries. Called by the keeper's thread."""
 
-    rounds: int  # that were compared since the start
+    begun: int  # rounds, since the start
+    rounds: int  # those of them that have ended, however they did
 
     def take(self, rows: Sequence[CanaryRow]) -> None: ...
 
     def hurry(self) -> None:
         """Somebody waits for a round."""
 
-    def says(self, circuit: str) -> Canaries:
-        """Of the newest rounds."""
+    def says(self, circuit: str, after: int) -> Canaries:
+        """Of the newest rounds, without the first ``after`` that began."""
 
     def snapshot(self) -> CanarySnapshot: ...
 
@@ -60,15 +61,15 @@ class Watchers(Protocol):
 class NoCanaries:
     """Nobody sends any."""
 
-    rounds = 0
+    begun = rounds = 0
 
     def take(self, rows: Sequence[CanaryRow]) -> None:
         del rows
 
     def hurry(self) -> None: ...
 
-    def says(self, circuit: str) -> Canaries:
-        del circuit
+    def says(self, circuit: str, after: int) -> Canaries:
+        del circuit, after
         return Canaries.SILENT
 
     def snapshot(self) -> CanarySnapshot:
@@ -168,7 +169,7 @@ class Keeper:
             return
         packed, self._before = self._before, ()
         for one in packed:
-            made = standing.unpack(one, plan, self._patience_s(), self.canaries.rounds)
+            made = standing.unpack(one, plan, self._patience_s(), self.canaries.begun)
             if made is not None:
                 self._alarms.restore(made)
                 self.canaries.hurry()
@@ -220,7 +221,7 @@ class Keeper:
             known.append((tick, row.single("rows"), row.single("non_finite")))
 
     def _raise(self, told: ToldAlarm, plan: Plan) -> None:
-        made = standing.raised(told, plan, self._excluded_share(told), self._patience_s(), self.canaries.rounds)
+        made = standing.raised(told, plan, self._excluded_share(told), self._patience_s(), self.canaries.begun)
         if made is None:
             return
         self._alarms.add(made)
@@ -245,6 +246,8 @@ class Keeper:
             if self._kept is not None and one.cause is not None:
                 about = About(one.baseline, self._config_hash, one.cause.value, one.may_page, one.trace_ids)
                 one.record = self._kept.record(one.alarm, about)
+                while self._kept.passed_over:
+                    self._log.event(Level.ERROR, "alarm_record_unsound", record=self._kept.passed_over.pop())
                 if not one.record:
                     self._log.event(Level.ERROR, "alarm_not_recorded", circuit=watched.circuit, text=self._kept.problem)
             cause = None if one.cause is None else one.cause.value
@@ -255,7 +258,7 @@ class Keeper:
     def _says(self, raised: Raised) -> Canaries | None:
         """What two rounds say that began after the alarm; those from before it know nothing of it."""
         if self.canaries.rounds >= raised.rounds_before + ROUNDS:
-            return self.canaries.says(raised.alarm.watched.circuit)
+            return self.canaries.says(raised.alarm.watched.circuit, raised.rounds_before)
         late = self._clock.monotonic_s() >= raised.ask_until_s
         return Canaries.SILENT if late or isinstance(self.canaries, NoCanaries) else None
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sidecar.circuits.archive import ArchiveError, ArchiveFile, ArchiveWriter, read_archive
+from sidecar.circuits.chain import Chain
 from sidecar.circuits.merge import SketchError, merge
-from sidecar.circuits.record import About, RecordError, make_record, read_record, write_record
+from sidecar.circuits.record import About, RecordError, make_record, write_record
 from sidecar.circuits.tick import TickRow
 from sidecar.circuits.watch import Alarm
 from sidecar.live.state_file import ArchivedTicks
@@ -26,11 +27,15 @@ class Kept:
         self._folder, self._file_ticks = folder, file_ticks
         self._writer = ArchiveWriter(folder, source)
         self._files: deque[tuple[int, int, ArchiveFile]] = deque(maxlen=FILES)
+        self._chain = Chain(folder)
         self._first: int | None = None
         self._last = 0
         self.records = 0
         self.records_lost = 0
         self.problem = ""  # of the last record that could not be written
+        self.passed_over: list[
+            str
+        ] = []  # names of files that should be records and are none, since somebody last asked
 
     @property
     def rows_written(self) -> int:
@@ -88,16 +93,17 @@ class Kept:
                 for row in read_archive(one.path)
                 if (row.key.circuit, row.key.slice) == (alarm.watched.circuit, alarm.watched.slice)
             ).rows
-            record = make_record(alarm, rows, files, about, self._previous())
+            record = make_record(alarm, rows, files, about, self._before())
             path = write_record(record, self._folder)
         except (ArchiveError, SketchError, RecordError) as error:
             self.records_lost += 1
             self.problem = str(error)
             return ""
+        self._chain.add(record, path.name)
         self.records += 1
         return path.name
 
-    def _previous(self) -> str | None:
-        """The digest of the newest record in the folder: each names the one before it."""
-        names = sorted(self._folder.glob("[0-9]" * 10 + "-*.json"))
-        return read_record(names[-1]).content_digest if names else None
+    def _before(self) -> str | None:
+        """The digest of the record that was written last. One that cannot be read costs no other: it is passed over, and told."""
+        self.passed_over += self._chain.look()
+        return self._chain.newest

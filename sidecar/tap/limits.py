@@ -22,9 +22,9 @@ class LinkLimits:
     queue_batches: int = 256
     queue_bytes: int = 64 << 20
     queue_s: float = 0.25  # a step that waited longer is of less use than the next one
-    # So long may a step wait for others to go with it: a sender that wakes at every step takes the interpreter from the engine's
-    # thread each time. 0: every step goes at once. At most a quarter of queue_s is used.
-    linger_s: float = 0.02
+    # So long may a step wait for others to go with it, 0.02 say: a sender that wakes at every step takes the interpreter from the
+    # engine's thread each time. 0: every step goes at once, and a bad row costs its own step only. At most a quarter of queue_s.
+    linger_s: float = 0.0
     unanswered: int = 4  # by gRPC; by a ring its slots are the bound
     agree_s: float = 1.0  # for a ring to be agreed on, before anything is sent
     answer_s: float = 15.0

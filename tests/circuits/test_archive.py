@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -104,6 +106,46 @@ def test_merging_two_specs_is_refused_on_the_command_line_and_nothing_is_written
     assert main(["sketch", "merge", *map(str, files), "--out", str(tmp_path / "out.parquet")]) == 65
     assert "two of its spec" in capsys.readouterr().err
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_folder_is_all_its_files_to_show_and_merge(tmp_path, capsys):
+    files = [str(write_archive(tmp_path / "kept" / f"{at}.parquet", sketched(source=at)).path) for at in ("a", "b")]
+    assert main(["sketch", "merge", *files, "--out", str(tmp_path / "of-files.parquet")]) == 0
+    assert main(["sketch", "merge", str(tmp_path / "kept"), "--out", str(tmp_path / "of-folder.parquet")]) == 0
+    assert (tmp_path / "of-files.parquet").read_bytes() == (tmp_path / "of-folder.parquet").read_bytes()
+    capsys.readouterr()
+    assert main(["sketch", "show", *files]) == 0
+    told = capsys.readouterr().out
+    assert main(["sketch", "show", str(tmp_path / "kept")]) == 0
+    assert capsys.readouterr().out == told
+
+
+def test_nothing_is_an_error_that_says_so_and_is_never_merged(tmp_path, capsys):
+    (tmp_path / "folder").mkdir()
+    empty = write_archive(tmp_path / "empty.parquet", []).path
+    out = tmp_path / "out.parquet"
+    for path, told in (
+        (empty, f"{empty}: no rows"),
+        (tmp_path / "folder", f"{tmp_path / 'folder'}: no Parquet file in this folder"),
+        (tmp_path / "none.parquet", f"{tmp_path / 'none.parquet'}: no such file"),
+    ):
+        for command in (["show", str(path)], ["merge", str(path), "--out", str(out)]):
+            assert main(["sketch", *command]) == 65
+            assert capsys.readouterr() == ("", f"sidecar: {told}\n")
+    assert not out.exists()
+
+
+def test_columns_stay_apart_whatever_stands_in_them(tmp_path, capsys):
+    made = [row([10**11, 0, 0, 0, 10**11], slice_="a route of a long name"), row([0] * 5, slice_="b")]
+    for one, tokens in zip(made, (10**12, 0), strict=True):
+        one.counts[:2] = tokens, tokens // 4
+    path = write_archive(tmp_path / "a.parquet", made).path
+    assert main(["sketch", "show", str(path)]) == 0
+    head, first, second = capsys.readouterr().out.splitlines()[2:5]
+    assert re.split(r"\s{2,}", head.strip())[:5] == ["slice", "rows", "engaged", "sessions", "share"]
+    cells = ["a route of a long name", "1000000000000", "25.0%", "200000000000", "50.0%"]
+    assert re.split(r"\s{2,}", first.strip())[:5] == cells
+    assert re.split(r"\s{2,}", second.strip())[:5] == ["b", "0", "-", "0", "-"]
 
 
 def test_show_says_who_was_watched_when_and_how_engaged(tmp_path, capsys):

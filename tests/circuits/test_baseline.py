@@ -7,11 +7,11 @@ import pytest
 
 from bench.streams import BOTH, DAY, DIURNAL, IID, Kind, stream
 from probes.circuits.baseline import load_baseline
-from probes.circuits.baseline_fit import Options, fit_baseline, levels
+from probes.circuits.baseline_fit import COVERED, Options, fit_baseline, levels
 from probes.cli import main
 from probes.errors import LabError
 from sidecar.circuits.archive import write_archive
-from sidecar.circuits.reference import Reference, hour_of_week
+from sidecar.circuits.reference import WEEK, Reference, hour_of_week
 from sidecar.circuits.watch import Watch
 from sidecar.errors import ArtifactError
 from tests.circuits.live import row
@@ -63,6 +63,50 @@ def test_under_a_week_it_is_learning_and_says_so(tmp_path, capsys):
     assert main(["baseline", "fit", str(path), "--out", str(tmp_path / "b")]) == 0
     assert "learning: 5.0 days are less than a week" in capsys.readouterr().out
     assert load_baseline(tmp_path / "b", root=tmp_path / "b").watched[0].learning
+
+
+def without_hours(made: list, many: int) -> list:
+    """Nothing came in the last so many hours of the week."""
+    return [one for one in made if hour_of_week(one.key.at_s) < WEEK - many]
+
+
+@pytest.mark.parametrize(("hours", "state"), [(WEEK - COVERED, "frozen"), (WEEK - COVERED + 1, "learning")])
+def test_a_week_is_known_when_sessions_bet_in_nine_in_ten_of_its_hours(tmp_path, capsys, hours, state):
+    path = archived(tmp_path, without_hours(rows(IID, 14), hours))
+    assert main(["baseline", "fit", str(path), "--out", str(tmp_path / "b")]) == 0
+    assert ("in fewer than 152 of the week's 168 hours" in capsys.readouterr().out) == (state == "learning")
+    assert load_baseline(tmp_path / "b", root=tmp_path / "b").manifest.state == state
+
+
+def test_hours_without_a_bet_are_not_known_though_tokens_came(tmp_path):
+    made = [
+        one if hour_of_week(one.key.at_s) < 100 else row([0] * 5, tick=one.key.tick, tick_s=TICK_S)
+        for one in rows(IID, 14)
+    ]
+    assert fit_baseline([archived(tmp_path, made)], tmp_path / "b", Options()).state == "learning"
+
+
+def test_a_few_ticks_that_are_more_than_a_week_apart_are_no_week(tmp_path):
+    made = rows(IID, 8)
+    path = archived(tmp_path, made[:3] + made[-3:])
+    assert fit_baseline([path], tmp_path / "b", Options()).state == "learning"
+
+
+@pytest.mark.parametrize("days", [0.5, 8])
+def test_one_bucket_pages_nobody_however_long_it_learned_but_for_the_demo_which_arms_it(tmp_path, capsys, days):
+    path = archived(tmp_path, rows(IID, days))
+    assert main(["baseline", "fit", str(path), "--one-bucket", "--out", str(tmp_path / "b")]) == 0
+    assert "learning: one bucket" in capsys.readouterr().out
+    assert load_baseline(tmp_path / "b", root=tmp_path / "b").watched[0].learning
+    assert fit_baseline([path], tmp_path / "armed", Options(buckets=1, armed=True)).state == "frozen"
+
+
+def test_a_folder_of_sketches_is_as_good_as_its_files(tmp_path):
+    made = rows(IID, 8)
+    files = [archived(tmp_path / "kept", part, f"{at}.parquet") for at, part in enumerate((made[:500], made[500:]))]
+    whole = fit_baseline([tmp_path / "kept"], tmp_path / "a", Options())
+    assert whole == fit_baseline(files, tmp_path / "b", Options())
+    assert len(whole.archives) == 2
 
 
 @pytest.mark.parametrize("change", [{"spec_hash": "x" * 64}, {"model_hash": "x" * 64}])

@@ -14,8 +14,19 @@ from sidecar.cli import main
 from sidecar.config import load_config
 from sidecar.errors import ConfigError
 from sidecar.live.alarms import Alarms, Canaries, Cause, Raised, diagnose
-from sidecar.live.canary_file import About, CanaryFileError, Kept, read_reference, read_round, record, write_round
+from sidecar.live.canary_file import (
+    About,
+    CanaryFileError,
+    Kept,
+    in_columns_of,
+    read_reference,
+    read_round,
+    record,
+    shared_groups,
+    write_round,
+)
 from sidecar.live.canary_prompts import own, prompts_of
+from sidecar.live.canary_values import says
 from sidecar.live.windows import FILE, WindowError, declare, is_open, windows
 from sidecar.reading.canary import fingerprint
 from sidecar.types import TapPoint
@@ -73,6 +84,8 @@ def test_numbers_that_are_none_are_left_out_and_a_group_without_any_has_no_dista
         row[:3] = np.nan
     told = compare(reference, one, GROUPS)
     assert np.isnan(told.distances["circuit"])
+    assert told.unread == {"circuit"}
+    assert not told.whole
     assert moved([told, told]) == frozenset()
 
 
@@ -94,6 +107,48 @@ def test_a_fingerprint_keeps_distances_and_is_the_same_everywhere() -> None:
     assert np.array_equal(made[:1], fingerprint(TapPoint(3), rows)[:1])
     assert not np.allclose(made, fingerprint(TapPoint(4), rows))
     assert float(fingerprint(TapPoint(0), np.ones((1, 8), np.float32))[0, :4].sum()) == pytest.approx(0.25)
+
+
+def test_a_group_of_which_more_than_a_tenth_is_no_number_is_neither_quiet_nor_moved_and_the_others_are_judged(
+    reference,
+) -> None:
+    def told(shift: float, lost: int):
+        made = rounds(1, seed=8, shift=shift, columns=slice(3, 19))[0]
+        for token in TOKENS[:lost]:
+            made[token][0] = np.inf
+        return compare(reference, made, GROUPS)
+
+    assert told(0.0, lost=4).whole
+    assert says([told(0.0, lost=4)] * 2, "circuit", 5.0) is Canaries.QUIET
+    assert says([told(0.0, lost=5)] * 2, "circuit", 5.0) is Canaries.SILENT
+    assert (
+        says([told(0.0, lost=5)] * 2, "blocks.1.resid_post", 5.0) is Canaries.SILENT
+    )  # all that is read is quiet, and not all is
+    assert says([told(20.0, lost=5)] * 2, "blocks.1.resid_post", 5.0) is Canaries.MOVED
+    assert says([told(20.0, lost=4)] * 2, "circuit", 5.0) is Canaries.MOVED_ELSEWHERE
+
+
+def test_a_tap_point_without_any_number_is_not_sent_and_one_with_some_is_broken(reference) -> None:
+    made = rounds(1, seed=9)[0]
+    for row in made.values():
+        row[3:] = np.nan
+    assert compare(reference, made, GROUPS).whole
+    made[TOKENS[0]] = rounds(1, seed=9)[0][TOKENS[0]]
+    assert compare(reference, made, GROUPS).unread == {"blocks.1.resid_post"}
+
+
+def test_one_round_alone_is_no_word(reference) -> None:
+    quiet, shifted = (compare(reference, rounds(1, seed=3, shift=shift)[0], GROUPS) for shift in (0.0, 20.0))
+    assert says([quiet], "circuit", 5.0) is says([shifted], "circuit", 5.0) is Canaries.SILENT
+    assert says([quiet, quiet], "circuit", 5.0) is Canaries.QUIET
+
+
+def test_a_circuit_that_the_plan_has_no_more_is_not_missing_from_its_rounds(reference) -> None:
+    now = replaced(ABOUT, groups=ABOUT.groups[1:])
+    read = {token: row[3:] for token, row in rounds(1, seed=7)[0].items()}
+    told = compare(reference, in_columns_of(ABOUT, now, read), shared_groups(ABOUT, now))
+    assert told.whole
+    assert told.distances.keys() == {"blocks.1.resid_post"}
 
 
 ABOUT = About(
@@ -205,8 +260,23 @@ def test_a_deploy_window_is_opened_listed_and_closed_by_its_command(tmp_path: Pa
     assert main(["deploy-window", "close", archive, "--why", "done"]) == 0
     assert main(["deploy-window", "list", archive]) == 0
     assert "a window is not open" in capsys.readouterr().out
-    for wrong in (["open", archive], ["open", archive, "--for", "25h", "--why", "x"], ["close", archive]):
-        assert main(["deploy-window", *wrong]) == 78
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["open"], "open wants --why TEXT, and wants --for TIME such as 30m, at most 24h"),
+        (["open", "--for", "30m"], "open wants --why TEXT"),
+        (["open", "--why", "x"], "open wants --for TIME such as 30m, at most 24h"),
+        (["open", "--for", "25h", "--why", "x"], "open wants --for TIME such as 30m, at most 24h"),
+        (["close"], "close wants --why TEXT"),
+        (["close", "--why", "x", "--for", "1m"], "close takes no --for: it ends the window now"),
+    ],
+)
+def test_whoever_forgets_something_of_a_window_is_told_just_that(tmp_path: Path, capsys, given, told) -> None:
+    assert main(["deploy-window", *given, str(tmp_path)]) == 78
+    assert capsys.readouterr().err == f"sidecar: {told}\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_alarm_that_comes_before_the_one_before_it_was_diagnosed_takes_nothing_away() -> None:

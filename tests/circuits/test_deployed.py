@@ -203,8 +203,9 @@ def archive(tmp_path: Path) -> Path:
     fit_baseline([learned.path], tmp_path / "baseline", Options(buckets=1))
     record([canary_round(tmp_path / "learned", at, at) for at in range(3)], tmp_path / "reference")
     folder, first = tmp_path / "archive", DEPLOYED_S // TICK_S
+    folder.mkdir()
     declare(folder, DEPLOYED_S - 30, DEPLOYED_S + 600, "new weights", DEPLOYED_S - 30)
-    declare(folder, DEPLOYED_S + 600, DEPLOYED_S + 600, "done", DEPLOYED_S + 600)
+    declare(folder, DEPLOYED_S + 500, DEPLOYED_S + 500, "done", DEPLOYED_S + 500)
     facts = {"model_hash": NEW, "source": "b"}
     counts = {name: (ablated(40, rng) if name == "copying" else stream(IID, 40, rng))[0] for name in NAMES}
     since_then = [one for name in NAMES for one in rows_of(name, counts[name], first, **facts)]

@@ -268,4 +268,6 @@ def test_the_command_leaves_a_draft_and_its_pictures(tmp_path: Path, capsys: pyt
     assert "Pearson" in told
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [DRAFT, "tracing.png", "tracing.svg"]
     assert main([*arguments[:2], str(tmp_path / "none.jsonl"), *arguments[3:]]) == 1
-    assert "none.jsonl cannot be read" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "none.jsonl cannot be read" in told
+    assert told.startswith("probes: ")  # no empty line above it

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from probes.circuits.baseline_fit import Options, fit_baseline
 from probes.cli import main as probes
 from probes.registry import load_all
 from sidecar.circuits.record import read_record
@@ -165,9 +166,7 @@ def told(home: Path) -> Path:
     write_validated(home / "artifacts" / "going_on")
     with live(home, home / "artifacts", archived(home)) as one:
         one.traffic(30, 0.5)
-    sketches = sorted(str(path) for path in (home / "archive").glob("*.parquet"))
-    out = home / "artifacts" / "baseline"
-    assert probes(["baseline", "fit", *sketches, "--one-bucket", "--out", str(out)]) == 0
+    fit_baseline([home / "archive"], home / "artifacts" / "baseline", Options(buckets=1, armed=True))
     return home
 
 

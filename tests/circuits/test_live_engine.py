@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from probes.cli import main as probes
+from probes.circuits.baseline_fit import Options, fit_baseline
 from sidecar.circuits.record import read_record
 from sidecar.cli import main as sidecar_command
 from tests.circuits.test_validation import folder, lab, root
@@ -70,9 +70,8 @@ def test_ablation_is_the_models_and_traffic_that_stops_is_the_traffics(home: Pat
     archive = home / "archive"
     reference = home / "reference.safetensors"
     assert sidecar_command(["canary", "record", str(archive), "--out", str(reference), "--rounds", "3"]) == 0
-    sketches = sorted(str(path) for path in archive.glob("*.parquet"))
     baseline = home / "artifacts" / "baseline"
-    assert probes(["baseline", "fit", *sketches, "--one-bucket", "--run-length", "1000", "--out", str(baseline)]) == 0
+    fit_baseline([archive], baseline, Options(buckets=1, run_length=1000, armed=True))
 
     with sidecar.running(**settings, **asked, **{"canary.reference": reference}), engine.running():
         engine.traffic(20, 0.9)

@@ -7,11 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from probes.circuits.manifest import ReadoutKind
 from probes.circuits.nodes import Node
-from probes.circuits.readouts import Look
 from probes.circuits.validation.measures import SIZES, Behaviour, curve, jaccard, minimality, necessity, random_sets
-from probes.circuits.validation.readout import MOST, causal, validity
+from probes.circuits.validation.readout import MOST, validity
 from probes.errors import LabError
 
 NODES = tuple(Node.parse(f"blocks.0.attn_heads.{head}") for head in range(10))
@@ -158,25 +156,3 @@ def test_a_score_that_rises_when_the_circuit_goes_does_not_read_it():
 def test_a_score_that_nothing_else_moves_is_as_valid_as_can_be_and_one_that_nothing_moves_is_not():
     assert validity(reads({A: 4.0}), [A], [C], np.zeros(8)).ratio == MOST
     assert validity(reads({}), [A], [C], np.zeros(8)).ratio == 0
-
-
-def looks(count: int) -> list[Look]:
-    return [Look(node, ReadoutKind.ENERGY, np.ones((4, 1), np.float32)) for node in NODES[:count]]
-
-
-def test_a_node_is_watched_only_if_its_own_reading_follows_the_circuit_and_no_other_node():
-    asked = []
-
-    def readings(gone: frozenset[Node]) -> np.ndarray:
-        asked.append(gone)
-        return np.stack([reads({A: 4.0, C: moved})(gone) for moved in (0.5, 1.0, 0.9, 0.7)])  # ratios 8, 4, 4.4, 5.7
-
-    found = looks(4)
-    assert causal(found, readings, [A], [B, C], np.zeros((4, 6))) == (found[0], found[3])
-    assert len(asked) == len(set(asked))  # each ablation is run once, for all of them
-
-
-def test_where_no_reading_follows_the_circuit_alone_the_best_one_is_left_to_the_gate():
-    found = looks(2)
-    readings = lambda gone: np.stack([reads({A: 4.0, C: moved})(gone) for moved in (4.0, 2.0)])  # noqa: E731 - as it reads
-    assert causal(found, readings, [A], [C], np.zeros((2, 6))) == (found[1],)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from probes.circuits.baseline import load_baseline
+from probes.circuits.baseline_fit import Options, fit_baseline
 from probes.cli import main as probes
 from sidecar.circuits.archive import read_archive
 from sidecar.circuits.circuit import Bank
@@ -49,9 +50,7 @@ def learned() -> Iterator[Path]:
         write_validated(home / "artifacts" / "going_on")
         with live(home, home / "artifacts", settings(home)) as one:
             one.traffic(30, 0.5)
-        sketches = sorted(str(path) for path in (home / "archive").glob("*.parquet"))
-        out = str(home / "artifacts" / "baseline")
-        assert probes(["baseline", "fit", *sketches, "--one-bucket", "--out", out]) == 0
+        fit_baseline([home / "archive"], home / "artifacts" / "baseline", Options(buckets=1, armed=True))
         yield home / "artifacts"
 
 

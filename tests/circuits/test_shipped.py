@@ -62,6 +62,14 @@ def test_its_report_is_that_of_its_manifest_and_small(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_its_report_says_whether_it_may_page_and_that_a_draft_may_still_open_tickets(name):
+    about = load_circuit(SHIPPED / name, root=SHIPPED).manifest
+    told = render(about)
+    assert ("Draft: never pages." in told) == ("it may open tickets" in told) == bool(about.failed)
+    assert "never alarms" not in told
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_docs_say_of_it_what_its_manifest_says(name):
     about = load_circuit(SHIPPED / name, root=SHIPPED).manifest
     resample, score = of_kind(about.findings, Ablation.RESAMPLE), about.score

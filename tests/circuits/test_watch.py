@@ -12,10 +12,10 @@ import pytest
 from bench.detecting import detect, flat
 from bench.streams import IID, MEAN, ablated, stream
 from sidecar.circuits.archive import write_archive
-from sidecar.circuits.detector import NOTHING
+from sidecar.circuits.detector import NOTHING, RUN_LENGTH, log_threshold
 from sidecar.circuits.merge import OtherHashError
 from sidecar.circuits.record import About, RecordError, make_record, read_record, write_record
-from sidecar.circuits.replay import differences
+from sidecar.circuits.replay import Against, differences
 from sidecar.circuits.watch import Settings, Watch, Watched
 from sidecar.cli import main
 from tests.circuits.live import TICK_S, row
@@ -171,6 +171,8 @@ def test_an_alarms_record_replays_from_the_archive_bit_by_bit(alarmed, capsys):
         (lambda one: one["trace"].pop(5), "log E is"),
         (lambda one: one["archives"][0].__setitem__("digest", "0" * 64), "its bytes are not"),
         (lambda one: one.__setitem__("log_threshold", one["log_e"] + 1), "this is no alarm"),
+        (lambda one: one.__setitem__("leans", "more"), "leans to less engaged, the record says more"),
+        (lambda one: one.__setitem__("tick_s", one["tick_s"] * 2), "the archive has None"),
     ],
 )
 def test_whatever_was_changed_since_is_told_and_the_exit_is_1(alarmed, capsys, change, words):
@@ -183,6 +185,41 @@ def test_whatever_was_changed_since_is_told_and_the_exit_is_1(alarmed, capsys, c
     path.write_text(json.dumps(fields))
     assert main(["replay", str(path)]) == 1
     assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("told", [1, -1, None])
+def test_the_threshold_is_that_of_the_baselines_budget_over_whole_parts(alarmed, told):
+    _, record, path = alarmed
+    against = Against(DIGEST, (WATCHED,), RUN_LENGTH)
+    assert differences(record, path.parent, against) == []
+    changed = 1 if told is None else record.log_threshold + told
+    (found,) = differences(record.model_copy(update={"log_threshold": changed}), path.parent, against)
+    assert f"the threshold {changed} is not that of one false alarm in 43200 ticks" in found
+
+
+def test_a_threshold_of_several_replicas_is_sound_and_one_of_fewer_slices_than_the_baseline_is_not(alarmed):
+    _, record, path = alarmed
+    split = record.model_copy(update={"log_threshold": log_threshold(RUN_LENGTH, 2)})
+    assert split.log_e >= split.log_threshold  # it is an alarm still
+    both = replace(WATCHED, slices=2)
+    assert differences(split, path.parent, Against(DIGEST, (both,), RUN_LENGTH)) == []
+    (found,) = differences(record, path.parent, Against(DIGEST, (both,), RUN_LENGTH))
+    assert "2 slices or more" in found
+
+
+def test_a_record_that_pages_on_a_baseline_that_learns_is_told(alarmed):
+    _, record, path = alarmed
+    learning = Against(DIGEST, (replace(WATCHED, learning=True),), RUN_LENGTH)
+    (found,) = differences(record, path.parent, learning)
+    assert "still learning" in found
+
+
+def test_a_replay_says_what_it_has_not_computed_again(alarmed, capsys):
+    _, _, path = alarmed
+    assert main(["replay", str(path)]) == 0
+    assert "not computed again: bands and threshold (--baseline), diagnosis" in capsys.readouterr().out
+    assert main(["replay", str(path), "--run-length", "100"]) == 65
+    assert "goes with --baseline" in capsys.readouterr().err
 
 
 def test_a_change_that_keeps_its_digest_is_refused_before_it_is_replayed(alarmed, capsys):

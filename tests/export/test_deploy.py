@@ -92,6 +92,15 @@ def test_a_rule_that_is_changed_fails_its_test(promtool: Promtool, tmp_path: Pat
             'severity="page"} == 1\n            unless on (job, instance)\n              max by (job, instance)',
             'severity="page"} == 1\n            unless on (job, instance)\n              2 * max by (job, instance)',
         ),
+        (
+            "stethoscope_circuit_alarm == 1\n              and",
+            'stethoscope_circuit_alarm{severity="page"} == 1\n              and',
+        ),
+        (
+            "stethoscope_circuit_alarm == 1\n              and",
+            'stethoscope_circuit_alarm{severity="ticket"} == 1\n              and',
+        ),
+        ("              and on (job, instance) stethoscope_deploy_window == 1\n", ""),
         ('measure="spe"', 'measure="t2"'),
         ("            unless on (job, instance, circuit) stethoscope_circuit_alarm == 1\n", ""),
         ("\n        for: 15m", "\n        for: 5m"),

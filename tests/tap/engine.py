@@ -25,7 +25,7 @@ PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13, 14], [15, 16, 17, 18, 19]]
 def tapped(model: Any, receiver: Receiver, **settings: Any) -> Iterator[Tap]:
     """A connected tap; on leaving, everything was delivered and the goodbye has arrived. Nothing is dropped for being late."""
     if "client" not in settings:
-        settings.setdefault("limits", LinkLimits(queue_s=60.0, linger_s=0.0))  # a batch for every step
+        settings.setdefault("limits", LinkLimits(queue_s=60.0))
     tap = attach(model, address=receiver.address, engine_id="engine", **settings)
     try:
         until(lambda: tap.client.connected)

@@ -37,7 +37,7 @@ def make_tap() -> Iterator[MakeTap]:
     made: list[TapClient] = []
 
     def make(sidecar: Sidecar, engine: str, model: ModelIdentity = MODEL, **limits: float) -> TapClient:
-        bounds = LinkLimits(**{"linger_s": 0.0, **limits})  # type: ignore[arg-type]  # a batch for every step
+        bounds = LinkLimits(**limits)  # type: ignore[arg-type]  # ints and floats, as named
         client = TapClient(sidecar.address, model, engine_id=engine, limits=bounds)
         made.append(client)
         client.start()

@@ -42,10 +42,10 @@ def test_what_is_wanted_and_what_bounds_it_come_from_the_environment(
 ) -> None:
     monkeypatch.setenv("STETHOSCOPE_TAP", "8, blocks.9.mlp_out")
     monkeypatch.setenv("STETHOSCOPE_QUEUE_S", "1.5")
-    monkeypatch.setenv("STETHOSCOPE_LINGER_S", "0")
+    monkeypatch.setenv("STETHOSCOPE_LINGER_S", "0.01")
     put: list[Wish] = []
     switched(put)
-    assert put == [Wish((TapPoint(8), TapPoint(9, Site.MLP_OUT)), limits=LinkLimits(queue_s=1.5, linger_s=0.0))]
+    assert put == [Wish((TapPoint(8), TapPoint(9, Site.MLP_OUT)), limits=LinkLimits(queue_s=1.5, linger_s=0.01))]
     assert caplog.records == []
 
 

@@ -62,7 +62,11 @@ def _decided(about: CircuitManifest) -> tuple[str, str, str]:
         return "Draft: not validated.", "bad", "Nothing was shown about it. It is told what `probes validate` finds."
     if about.evidence is not Evidence.USED:
         failed = ", ".join(about.failed).replace("_", " ")
-        return "Draft: shown, and never alarms.", "bad", f"It failed: {failed}. The numbers below say by how much."
+        return (
+            "Draft: never pages.",
+            "bad",
+            f"It failed: {failed}. The numbers below say by how much. With a baseline it may open tickets.",
+        )
     if about.severity is Severity.PAGE:
         return (
             "Validated: may page.",

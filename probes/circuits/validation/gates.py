@@ -11,13 +11,13 @@ from enum import StrEnum
 from probes.circuits.findings import AblationFinding, Findings, per_cent
 from probes.circuits.manifest import FOR_PAGES, Score
 from probes.circuits.replacing import Ablation
-from probes.circuits.validation.readout import VALID_RATIO
 from probes.manifest.findings import GateResult
 
 # At most this much of the behaviour is left without the circuit: it does at least half of the work.
 LEFT = 0.5
 P_LIMIT = 0.05
 FEWEST_RANDOMS = 19  # with fewer, nothing could be rarer than one in twenty
+VALID_RATIO = 5.0
 # Of the way from engaged tokens down to traffic, that the score must go when the circuit is ablated. Without it a score that
 # hardly anything moves passes by its ratio: on the toy one that tells words apart (AUROC .94) had 14, and went 6 % of the way.
 VALID_WAY = 0.5

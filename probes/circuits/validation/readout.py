@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from functools import cache
+from collections.abc import Callable, Collection
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +10,10 @@ import numpy.typing as npt
 from probes.auroc import auroc
 from probes.circuits.findings import ReadoutValidity
 from probes.circuits.nodes import Node
-from probes.circuits.readouts import Look
 from probes.errors import LabError
 
 Array = npt.NDArray[np.float64]
 MOST = 1e6
-VALID_RATIO = 5.0  # ablating the circuit must move a readout so many times as far as the worst other node does
 # Gets the nodes that are ablated; returns the score of each engaged token, [P].
 Scores = Callable[[frozenset[Node]], Array]
 
@@ -49,23 +46,6 @@ def validity(scores: Scores, circuit: Collection[Node], others: Collection[Node]
         ratio=_ratio(own, moved[worst]),
         auroc=auroc(np.concatenate([before, idle]), np.arange(len(before) + len(idle)) < len(before)),
     )
-
-
-def causal(
-    looks: Sequence[Look], readings: Scores, circuit: Collection[Node], others: Collection[Node], idle: Array
-) -> tuple[Look, ...]:
-    """Those of the looks that read the circuit by themselves, each by its own ``validity``; the one that does it best if none does.
-
-    What tells engaged tokens from traffic may still follow some other node. If each moves ``VALID_RATIO`` times as far with the
-    circuit as with any other node, so does every sum of them with weights above 0. readings: like ``Scores``, of each look, [N, P];
-    idle: [N, T]. To be asked on other pairs than those that the score is put to the test on.
-    """
-    known = cache(readings)
-    found = [
-        validity(lambda nodes, at=at: known(nodes)[at], circuit, others, idle[at]).ratio  # type: ignore[misc]  # at is bound
-        for at in range(len(looks))
-    ]
-    return tuple(look for look, ratio in zip(looks, found, strict=True) if ratio >= min(VALID_RATIO, max(found)))
 
 
 def _ratio(own: float, worst: float) -> float:

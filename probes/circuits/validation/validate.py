@@ -27,7 +27,7 @@ from probes.circuits.validation.drafting import Made, draft
 from probes.circuits.validation.edges import edges
 from probes.circuits.validation.gates import FEWEST_RANDOMS, gates
 from probes.circuits.validation.measures import RESAMPLES, Behaviour, curve, jaccard, minimality, necessity
-from probes.circuits.validation.readout import causal, validity
+from probes.circuits.validation.readout import validity
 from probes.circuits.validation.traffic import AT_WORK, Idle, idle
 from probes.circuits.watching import read
 from probes.errors import LabError
@@ -122,7 +122,8 @@ class _Bench:
         # Beside traffic the pairs' own words where it is not at work: else a readout of what they are about would do as well.
         texts = [*self.claim.traffic, *(pair.clean for pair in self.claim.pairs)]
         quiet = idle(self.decoder, texts, acting(nodes), points)
-        chosen = self._looks(look, {point: rows[::2] for point, rows in engaged.items()}, quiet.half(0))
+        make = look or (lambda own, other: looks(acting(nodes), own, other, self.decoder.heads))
+        chosen = tuple(make({point: rows[::2] for point, rows in engaged.items()}, quiet.half(0)))
         own, other = (raw(chosen, states, self.decoder.heads) for states in (engaged, quiet.rows))
         made = Made(
             chosen,
@@ -133,27 +134,6 @@ class _Bench:
         )
         circuit = draft(self.lab, self.claim, made, self.decoder.heads)
         return _Drafted(circuit, read(circuit, quiet.rows).scores[0])
-
-    def _looks(self, look: Looker | None, own: States, other: States) -> tuple[Look, ...]:
-        """How it is read, from rows of the first half: each node that is watched must read the circuit by itself."""
-        if look is not None:
-            return tuple(look(own, other))
-        nodes, heads = self.claim.chosen.nodes, self.decoder.heads
-        found = looks(acting(nodes), own, other, heads)
-        self.settings.told(
-            f"{len(found)} readings, with each of {len(self.claim.ranked) - len(nodes)} other nodes ablated"
-        )
-        ablated, points = self._tried(self.engaged[::2]), sorted({one.node.where for one in found})
-
-        def readings(without: frozenset[Node]) -> Array:
-            return raw(found, ablated.rows(without, points)[1], heads)
-
-        return causal(found, readings, nodes, set(self.claim.ranked) - set(nodes), raw(found, other, heads))
-
-    def _tried(self, engaged: Sequence[int]) -> Ablated:
-        """Ablation on some of the pairs at which the circuit is at work."""
-        pairs = [self.claim.pairs[place] for place in engaged[: self.settings.readout_pairs]]
-        return Ablated(self.decoder, pairs, Ablation.MEAN, self.claim.ranked)
 
     def _usual_at(self) -> list[TapPoint]:
         """The residual stream at the circuit's last block, if a basis is wanted."""
@@ -203,7 +183,9 @@ class _Bench:
     def _validity(self, drafted: _Drafted) -> ReadoutValidity:
         claim, circuit = self.claim, drafted.circuit
         points = [place.where for place in circuit.manifest.places]
-        ablated = self._tried(self.engaged[1::2])  # the readouts were fitted on the others
+        tried = self.engaged[1::2][: self.settings.readout_pairs]  # the readouts were fitted on the others
+        pairs = [claim.pairs[place] for place in tried]
+        ablated = Ablated(self.decoder, pairs, Ablation.MEAN, claim.ranked)
 
         def scores(nodes: frozenset[Node]) -> Array:
             scored: Array = read(circuit, ablated.rows(nodes, points)[1]).scores[0]

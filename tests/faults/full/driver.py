@@ -24,7 +24,6 @@ from protos.stethoscope.v1 import ingest_pb2
 from sidecar.tap import client as tap_client
 from sidecar.tap.batch import BatchMessage
 from sidecar.tap.client import TapClient
-from sidecar.tap.limits import LinkLimits
 from sidecar.tap.link import Link
 from sidecar.tap.plan import PointPlan
 from sidecar.tap.recorder import Recorder, Span
@@ -232,10 +231,7 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     JOURNAL = Journal(settings["journal"])
     vars(tap_client)["Link"] = JournalLink
-    limits = LinkLimits(linger_s=0.0)  # every step is a batch, with an answer of its own
-    client = TapClient(
-        settings["address"], ModelIdentity(**settings["model"]), engine_id=settings["engine"], limits=limits
-    )
+    client = TapClient(settings["address"], ModelIdentity(**settings["model"]), engine_id=settings["engine"])
     engine = Engine(client, settings["rows"], settings["model"]["width"], settings["life_steps"])
     orders = Orders()
     client.start()
