@@ -1,0 +1,45 @@
+"""``python -m tests.circuits.zoo [--short] [--only toy] [--ticks 240]``: results.json and the table of docs/circuits.md."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from tests.circuits.zoo.everything import everything
+from tests.circuits.zoo.results import DOCS, RESULTS, put_table, read, write
+from tests.circuits.zoo.subjects import SMOLLM2, TOY
+from tests.circuits.zoo.zoo import FULL, SHORT, Size, expected
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.circuits.zoo",
+        description="What is said of models and traffic to which something happened.",
+    )
+    parser.add_argument("--short", action="store_true", help="hours that are few, and one week of history; for a look")
+    parser.add_argument("--only", choices=(TOY, SMOLLM2))
+    parser.add_argument("--seed", type=int, default=1)
+    for name in ("runs", "histories", "texts", "ticks", "change"):
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    subjects = (given.only,) if given.only else (TOY, SMOLLM2)
+    parts = [(one, numerics) for one in subjects for numerics in expected(one)]
+    told = {name: value for name, value in vars(given).items() if name in Size.__slots__ and value is not None}
+    size = replace(SHORT if given.short else FULL, **told)
+    one = partial(everything, size=size, seed=given.seed)
+    with ProcessPoolExecutor(len(parts), multiprocessing.get_context("spawn")) as pool:
+        rows = [row for part in pool.map(one, *zip(*parts, strict=True)) for row in part]
+    write(given.out, rows, size, given.seed)
+    if given.out == RESULTS:
+        put_table(DOCS, read())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
