@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from sidecar.export.accept import Format, negotiate
+from sidecar.export.metric import PREFIX
 from sidecar.export.page import Page, Syntax
 from sidecar.export.points import READERS, Point, Reader
 from sidecar.export.protobuf import Protobuf
 from sidecar.export.shared import Shared
-from sidecar.export.table import PREFIX
 from sidecar.export.text import Text
 from sidecar.snapshot import Snapshot
 

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
+from sidecar.export.metric import PREFIX, Metric
 from sidecar.export.points import Point
-from sidecar.export.table import BY_NAME, METRICS, PREFIX, LeftOut, Metric
+from sidecar.export.table import BY_NAME, METRICS, LeftOut
 from sidecar.snapshot import Histogram
 
 Show = Callable[[Point], bytes]

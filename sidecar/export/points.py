@@ -10,7 +10,8 @@ from typing import Any
 
 from sidecar.errors import DropReason, RejectReason
 from sidecar.export.http import HttpOutcome
-from sidecar.export.table import ANY_TAP_POINT, PREFIX, REFUSED
+from sidecar.export.metric import PREFIX
+from sidecar.export.table import ANY_TAP_POINT, REFUSED
 from sidecar.ledger import LedgerCounts
 from sidecar.live.alarms import Cause
 from sidecar.snapshot import (

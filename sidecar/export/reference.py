@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from sidecar.export.table import METRICS, Kind, Label, Metric
+from sidecar.export.metric import Kind, Label, Metric
+from sidecar.export.table import METRICS
 
 _INTRODUCTION = """\
 # Metrics

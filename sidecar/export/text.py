@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from itertools import accumulate, chain
 
+from sidecar.export.metric import Kind, Metric
 from sidecar.export.page import Show
 from sidecar.export.points import Point
-from sidecar.export.table import Kind, Metric
 from sidecar.snapshot import Exemplar, Histogram
 
 

@@ -11,8 +11,8 @@ from probes.registry import load_folder
 from sidecar import published
 from sidecar.clock import ManualClock
 from sidecar.config import Config
+from sidecar.export.metric import PREFIX
 from sidecar.export.metrics import MetricsCollector
-from sidecar.export.table import PREFIX
 from sidecar.outcome import Arrival
 from sidecar.pipeline import Pipeline
 from sidecar.reading.plan import build_plan

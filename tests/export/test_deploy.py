@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from sidecar.config import Config
+from sidecar.export.metric import PREFIX, Kind
 from sidecar.export.reference import markdown
-from sidecar.export.table import BY_NAME, METRICS, PREFIX, Kind
+from sidecar.export.table import BY_NAME, METRICS
 from sidecar.judge.tally import SCORE_EDGES, SECONDS_EDGES, SHARE_EDGES
 from sidecar.snapshot import Rung
 from tests.export.conftest import NO_APT, REPO, Promtool

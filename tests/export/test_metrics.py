@@ -13,10 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from sidecar.errors import DropReason, RejectReason
 from sidecar.export.accept import Format, negotiate
+from sidecar.export.metric import PREFIX, Kind, Metric
 from sidecar.export.metrics import MetricsCollector
 from sidecar.export.page import Page
 from sidecar.export.points import READERS, Point
-from sidecar.export.table import BY_NAME, METRICS, PREFIX, PROBES, Kind, Metric
+from sidecar.export.table import BY_NAME, METRICS, PROBES
 from sidecar.export.text import Text
 from sidecar.snapshot import ArtifactSnapshot, Exemplar, Rung, RunSnapshot, Snapshot, Stage, Transport
 from sidecar.types import Action, Evidence, TapPoint, UnseenReason

@@ -20,8 +20,9 @@ import pytest
 import yaml
 
 from sidecar.export.http import MetricsServer
+from sidecar.export.metric import Kind
 from sidecar.export.metrics import MetricsCollector
-from sidecar.export.table import METRICS, Kind
+from sidecar.export.table import METRICS
 from sidecar.judge.tally import SCORE_EDGES, SHARE_EDGES, TallyBank
 from sidecar.snapshot import Snapshot
 from tests.export.conftest import REPO

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from sidecar.export.metric import PREFIX, Kind
 from sidecar.export.metrics import MetricsCollector
-from sidecar.export.table import METRICS, PREFIX, Kind
+from sidecar.export.table import METRICS
 from sidecar.export.wire import delimited, signed, signed_list, varint
 from sidecar.judge.tally import SCORE_EDGES, SHARE_EDGES, TallyBank
 from sidecar.snapshot import Histogram, NativeBuckets, Snapshot
