@@ -263,6 +263,7 @@ class Keeper:
         return Canaries.SILENT if late or isinstance(self.canaries, NoCanaries) else None
 
     def snapshot(self) -> KeeperSnapshot:
+        deploying = self._deploying()  # reads a file: not under the lock that the ticks wait for
         with self._lock:
             kept = self._kept
             return KeeperSnapshot(
@@ -272,7 +273,7 @@ class Keeper:
                 {} if kept is None else {"written": kept.records, "lost": kept.records_lost},
                 self._failed,
                 self.canaries.snapshot(),
-                *self._deploying(),
+                *deploying,
                 newest=tuple(self._told(one) for one in self._alarms.newest.values()),
             )
 

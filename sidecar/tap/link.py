@@ -174,10 +174,12 @@ class Link:
                 self._sleep()
             if self._closed or self._ring_lost:
                 return None
-            waiting = self._outbox.peek()
-            if not isinstance(waiting[0], Waiting):
+            head = self._outbox.head
+            assert head is not None  # it is ready
+            if not isinstance(head, Waiting):
                 self._outbox.pop()
-                return waiting[0]
+                return head
+            waiting = self._outbox.peek() if self._pace.lingers else (head,)
         return self._joined(waiting)
 
     def _joined(self, waiting: Sequence[Item]) -> Joined | None:
@@ -185,7 +187,7 @@ class Link:
 
         They are looked at without the lock, which the engine's thread may want: nobody else takes steps out.
         """
-        run = joined(waiting) if self._pace.lingers else joined(waiting[:1])
+        run = joined(waiting)
         with self._changed:
             if self._closed:
                 return None

@@ -21,7 +21,7 @@ def test_steps_go_together_and_the_taps_other_threads_have_less_to_do():
     for name in (ALONE, AGAIN):
         assert all(one.tap_s == 0 for one in made.rounds[name])
     others = {name: float(np.median([one.others_s for one in made.rounds[name]])) for name in (AT_ONCE, LINGERING)}
-    assert others[LINGERING] < 1.2 * others[AT_ONCE]
+    assert others[LINGERING] < others[AT_ONCE]  # two fifths of it, where it was measured
     rows = {row.name: row for row in rows_of(made, "a tenth")}
     assert rows["batches dropped or unanswered, a tenth, lingering 20 ms"].met
     assert all(row.interval is not None for name, row in rows.items() if name.startswith("throughput"))
