@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,17 +14,23 @@ RANDOM_SETS = 256
 EDGES = 256  # the strongest
 
 
-class RandomSets(Strict):
-    """F(M without R) of random sets R of as many nodes as the circuit has; p: the circuit's place among them."""
+class Necessity(Strict):
+    """F(M without A), A the nodes that act: a circuit's heads, or all of it if it has none. Of it ``interval`` is 95 %.
 
-    completeness: Annotated[tuple[Finite, ...], Field(min_length=1, max_length=RANDOM_SETS)]
+    The MLPs stay: where hardly any text does without the first block's, it would pass for whatever it is put beside. random:
+    F(M without R) of random sets R of as many such nodes; p: the place of A among them.
+    """
+
+    left: Finite
+    interval: Interval
+    random: Annotated[tuple[Finite, ...], Field(min_length=1, max_length=RANDOM_SETS)]
     p_value: Share
 
 
 class AblationFinding(Strict):
     """One way of ablation. F(X) = (m(X) - m(0)) / (m(M) - m(0)): X is kept, all other nodes put out something else.
 
-    whole: m(M), none: m(0). faithfulness: F(C); completeness: F(M without C), of which ``interval`` is 95 %.
+    whole: m(M), none: m(0). faithfulness: F(C); completeness: F(M without C).
     """
 
     kind: Text
@@ -32,8 +38,7 @@ class AblationFinding(Strict):
     none: Finite
     faithfulness: Finite
     completeness: Finite
-    interval: Interval
-    random: RandomSets
+    necessity: Necessity
 
 
 class NodeFinding(Strict):
@@ -74,7 +79,7 @@ class Curve(Strict):
 
 
 class ReadoutValidity(Strict):
-    """What moves the score on engaged tokens: the circuit, and of all other nodes the one that moves it most.
+    """What moves the score on engaged tokens: the circuit's nodes that act, and of all others the one that moves it most.
 
     Effects in units of the score. gap: how far its mean on engaged tokens lies above that on traffic without the circuit.
     ratio: the circuit's effect over the worst other node's, at most a million. auroc is shown beside it, and proves nothing.
@@ -99,10 +104,11 @@ class Stability(Strict):
 class Findings(Strict):
     """pairs: that it was validated on, none of which chose its nodes. universe: nodes that m(0) takes away.
 
-    metric: what m is, in words. draws of texts are bootstrap by pair; traffic: what it was read on that does not use it.
+    metric: what m is, in words. acting: the circuit's nodes that act. traffic: what it was read on that does not use it.
     """
 
     metric: Text
+    acting: Literal["heads", "nodes"]
     pairs: Count
     pairs_digest: Digest
     traffic: Text

@@ -23,8 +23,7 @@ def ablation(kind: str, **changes: Any) -> dict[str, Any]:
         "none": 0.0,
         "faithfulness": 0.1,
         "completeness": 0.2,
-        "interval": [0.1, 0.3],
-        "random": {"completeness": [1.0] * 24, "p_value": 0.04},
+        "necessity": {"left": 0.2, "interval": [0.1, 0.3], "random": [1.0] * 24, "p_value": 0.04},
     } | changes
 
 
@@ -33,6 +32,7 @@ def findings(**changes: Any) -> dict[str, Any]:
     part = {"alone": 0.4, "alone_interval": [0.3, 0.5], "back": 0.3, "back_interval": [0.2, 0.4]}
     return {
         "metric": "logits",
+        "acting": "heads",
         "pairs": 32,
         "pairs_digest": "d" * 64,
         "traffic": "texts",

@@ -99,7 +99,8 @@ def test_evidence_is_used_once_every_gate_passed_and_never_before(tmp_path: Path
 
 
 def test_ablations_that_disagree_are_no_obstacle_to_a_ticket_and_rule_out_a_page(tmp_path: Path) -> None:
-    apart = [ablation("resample"), ablation("mean", completeness=0.7, interval=[0.6, 0.8]), ablation("zero")]
+    half_left = {"left": 0.7, "interval": [0.6, 0.8], "random": [1.0] * 24, "p_value": 0.04}
+    apart = [ablation("resample"), ablation("mean", necessity=half_left), ablation("zero")]
     fields = validated(ablations=apart) | {"evidence": "used"}
     assert save_circuit(tmp_path / "ticket", fields, columns()).evidence is Evidence.USED
     with pytest.raises(ArtifactError):

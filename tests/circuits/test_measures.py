@@ -102,18 +102,27 @@ def test_a_circuit_as_good_as_the_model_at_every_size_has_cpr_1_and_cmd_0_and_mo
 
 
 def test_what_no_random_set_comes_near_is_as_rare_as_the_sets_can_tell(plain):
-    found = necessity(plain, [A, B, C], draws=24)
-    assert found.completeness == (1.0,) * 24
-    assert found.p_value == 1 / 25
-    none_better = necessity(plain, [REST[0]], draws=24)
+    found = necessity(plain, [A, B, C], [A, B, C], draws=24)
+    assert found.random == (1.0,) * 24
+    assert (found.left, found.p_value) == (pytest.approx(0), 1 / 25)
+    none_better = necessity(plain, [REST[0]], [REST[0]], draws=24)
     assert none_better.p_value == 1
+
+
+def test_a_node_on_which_everything_rests_makes_no_bystander_needed():
+    mlp, bystander = Node.parse("blocks.0.mlp_out"), REST[0]
+    behaviour = Behaviour(lambda gone: np.full(8, 0.0 if mlp in gone else 4.0 - (A in gone)), [*NODES, mlp])
+    assert behaviour.completeness([mlp, bystander]) == 0
+    found = necessity(behaviour, [bystander], [mlp, bystander], draws=24)
+    assert (found.left, found.p_value) == (1, 1)
 
 
 def test_random_sets_hold_as_many_of_each_site_from_outside_the_circuit():
     mlps = [Node.parse(f"blocks.{layer}.mlp_out") for layer in range(4)]
     universe, circuit = [*NODES, *mlps], [A, B, mlps[0]]
-    drawn = random_sets(universe, circuit, 20, seed=1)
-    assert drawn == random_sets(universe, circuit, 20, seed=1)
+    others = set(universe) - set(circuit)
+    drawn = random_sets(others, circuit, 20, seed=1)
+    assert drawn == random_sets(others, circuit, 20, seed=1)
     assert len(set(drawn)) > 10
     for one in drawn:
         assert not one & set(circuit)

@@ -77,7 +77,7 @@ def test_the_docs_say_of_it_what_its_manifest_says(name):
     cells = (
         name,
         f"{len(about.parts)} ({len(about.watched)})",
-        per_cent(resample.completeness),
+        per_cent(resample.necessity.left),
         per_cent(resample.faithfulness),
         f"{about.findings.validity.ratio:.1f}",
         f"{score.engaged_share:.0%} / {score.traffic_share:.1%}",

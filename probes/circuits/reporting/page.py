@@ -80,14 +80,18 @@ def _decided(about: CircuitManifest) -> tuple[str, str, str]:
 
 def _figures(about: CircuitManifest, found: Findings) -> Html:
     first, valid = found.ablations[0], found.validity
-    low, high = (max(0.0, 1 - edge) for edge in reversed(first.interval))
+    low, high = (max(0.0, 1 - edge) for edge in reversed(first.necessity.interval))
     cells = [
         (
             "Evidence",
             about.evidence.value,
             f"{len(about.parts)} of {found.universe} nodes, {len(about.watched)} watched",
         ),
-        ("Lost without it", f"{1 - first.completeness:.0%}", f"95 %: {low:.0%} to {high:.0%}; {found.pairs} pairs"),
+        (
+            f"Lost without its {found.acting}",
+            f"{1 - first.necessity.left:.0%}",
+            f"95 %: {low:.0%} to {high:.0%}; {found.pairs} pairs",
+        ),
         ("Does by itself", per_cent(first.faithfulness), "F(C), everything else ablated"),
         ("Readout validity", f"{valid.ratio:.3g}", "circuit's effect over the worst other node's"),
         (
@@ -143,13 +147,15 @@ def _needed(found: Findings) -> list[Child]:
             f"{one.whole:+.2f}",
             f"{one.none:+.2f}",
             _plain(one.faithfulness),
-            f"{_plain(one.completeness)} [{_plain(one.interval[0])}, {_plain(one.interval[1])}]",
-            f"{sorted(one.random.completeness)[len(one.random.completeness) // 2]:.2f}, {min(one.random.completeness):.2f}",
-            f"{one.random.p_value:.3f}",
+            _plain(one.completeness),
+            f"{_plain(each.left)} [{_plain(each.interval[0])}, {_plain(each.interval[1])}]",
+            f"{sorted(each.random)[len(each.random) // 2]:.2f}, {min(each.random):.2f}",
+            f"{each.p_value:.3f}",
         ]
-        for one in found.ablations
+        for one, each in ((one, one.necessity) for one in found.ablations)
     ]
-    head = ("ablation", "m(M)", "m(0)", "F(C)", "F(M without C), 95 %", "of random sets: median, lowest", "p")
+    without = (f"F(M without its {found.acting}), 95 %", f"without as many random {found.acting}: median, lowest", "p")
+    head = ("ablation", "m(M)", "m(0)", "F(C)", "F(M without C)", *without)
     formula = tag(
         "p",
         "F(X) = (m(X) - m(0)) / (m(M) - m(0)): the share of the behaviour that is left when just the nodes X are at work. "

@@ -67,15 +67,15 @@ def parts(found: Findings) -> Html:
 
 
 def necessity(found: Findings) -> Html:
-    """What is left without the circuit, beside random sets of as many nodes."""
+    """What is left without the nodes that act, beside random sets of as many."""
 
     def draw(axes: Any) -> None:
         last = len(found.ablations) - 1
         for place, one in enumerate(reversed(found.ablations)):
-            left = [_within(value) for value in one.random.completeness]
+            left = [_within(value) for value in one.necessity.random]
             axes.plot(left, [place] * len(left), "|", color=MUTED, markersize=9, alpha=0.7)
-            axes.plot([_within(edge) for edge in one.interval], [place, place], color=OWN, linewidth=2)
-            axes.plot(_within(one.completeness), place, "o", color=OWN)
+            axes.plot([_within(edge) for edge in one.necessity.interval], [place, place], color=OWN, linewidth=2)
+            axes.plot(_within(one.necessity.left), place, "o", color=OWN)
         axes.axvline(1, color=INK, linewidth=0.8)
         axes.axvline(0.5, color=OTHER, linewidth=0.8, linestyle="--")
         axes.set_yticks(range(last + 1), [one.kind for one in reversed(found.ablations)])
@@ -83,7 +83,8 @@ def necessity(found: Findings) -> Html:
         axes.grid(visible=False, axis="y")
 
     caption = (
-        "What is left when the circuit is ablated (dot, 95 %), by the way of ablation, and when as many random nodes are (ticks). "
+        f"What is left when its {found.acting} are ablated (dot, 95 %), by the way of ablation, "
+        "and when as many at random are (ticks). "
         "To be needed, it must leave half at most, and less than they do. What is beyond the edges is drawn at them."
     )
     return figure("necessity", caption, draw, height=1.9)

@@ -22,7 +22,7 @@ VALID_RATIO = 5.0
 # hardly anything moves passes by its ratio: on the toy one that tells words apart (AUROC .94) had 14, and went 6 % of the way.
 VALID_WAY = 0.5
 ALIKE = 0.6  # mean Jaccard index: of eight nodes, six are chosen again
-READ = 0.5  # of the tokens at which the circuit is at work, that are engaged
+READ = 0.5  # of the tokens at which the circuit is at work, that are surely engaged
 
 
 class GateName(StrEnum):
@@ -42,7 +42,7 @@ def gates(found: Findings, score: Score) -> tuple[GateResult, ...]:
     resample = of_kind(found, Ablation.RESAMPLE)
     return (
         _behaves(resample),
-        _necessary(resample),
+        _necessary(resample, found.acting),
         _minimal(found),
         _stable(found),
         _readout(found),
@@ -64,21 +64,21 @@ def _behaves(resample: AblationFinding) -> GateResult:
     return _gate(GateName.BEHAVES, passed, f"{opening}: {text}.")
 
 
-def _necessary(resample: AblationFinding) -> GateResult:
-    randoms, passed = resample.random, _needed(resample)
-    left, worst = per_cent(resample.completeness), per_cent(resample.interval[1])
+def _necessary(resample: AblationFinding, acting: str) -> GateResult:
+    found, passed = resample.necessity, _needed(resample)
+    left, worst = per_cent(found.left), per_cent(found.interval[1])
     numbers = (
-        f"without the circuit {left} of the behaviour is left (95 %: up to {worst}; at most {LEFT:.0%} is asked for), without "
-        f"random sets of as many nodes {per_cent(_median(randoms.completeness))} "
-        f"(p {randoms.p_value:.3f}, {len(randoms.completeness)} sets)"
+        f"without its {acting} {left} of the behaviour is left (95 %: up to {worst}; at most {LEFT:.0%} is asked for), without "
+        f"random sets of as many {per_cent(_median(found.random))} (p {found.p_value:.3f}, {len(found.random)} sets)"
     )
     opening = "It is needed" if passed else "It is not shown to be needed"
     return _gate(GateName.NECESSARY, passed, f"{opening}: {numbers}.")
 
 
 def _needed(one: AblationFinding) -> bool:
-    rare = one.random.p_value <= P_LIMIT and len(one.random.completeness) >= FEWEST_RANDOMS
-    return rare and one.interval[1] <= LEFT
+    found = one.necessity
+    rare = found.p_value <= P_LIMIT and len(found.random) >= FEWEST_RANDOMS
+    return rare and found.interval[1] <= LEFT
 
 
 def _minimal(found: Findings) -> GateResult:
@@ -107,18 +107,20 @@ def _readout(found: Findings) -> GateResult:
         "The score reads the circuit" if passed else "The score does not read the circuit, or reads other nodes too"
     )
     numbers = (
-        f"ablating the circuit moves it by {valid.circuit:.2f}, {way:.0%} of the way down to traffic ({VALID_WAY:.0%} is asked "
-        f"for), and the worst of {valid.others} other nodes ({valid.worst_node}) by {valid.worst:.2f}: ratio {valid.ratio:.3g}, "
-        f"at least {VALID_RATIO:g} is asked for (AUROC {valid.auroc:.3f} proves nothing)"
+        f"ablating its {found.acting} moves it by {valid.circuit:.2f}, {way:.0%} of the way down to traffic ({VALID_WAY:.0%} is "
+        f"asked for), and the worst of {valid.others} other nodes ({valid.worst_node}) by {valid.worst:.2f}: "
+        f"ratio {valid.ratio:.3g}, at least {VALID_RATIO:g} is asked for (AUROC {valid.auroc:.3f} proves nothing)"
     )
     return _gate(GateName.READOUT, passed, f"{opening}: {numbers}.")
 
 
 def _reads(score: Score) -> GateResult:
-    passed = score.engaged_share >= READ
+    least = _at_least(score.engaged_share, score.engaged_tokens)
+    passed = least >= READ
     numbers = (
-        f"{score.engaged_share:.0%} of {score.engaged_tokens} tokens at which it is at work are engaged, and "
-        f"{score.traffic_share:.1%} of {score.traffic_tokens:,} tokens of traffic without it"
+        f"{score.engaged_share:.0%} of {score.engaged_tokens} tokens at which it is at work are engaged (95 %: from {least:.0%} "
+        f"on; at least {READ:.0%} is asked for), and {score.traffic_share:.1%} of {score.traffic_tokens:,} tokens of traffic "
+        "without it"
     )
     return _gate(GateName.READS, passed, f"{'It is seen' if passed else 'It is mostly not seen'} at work: {numbers}.")
 
@@ -127,12 +129,23 @@ def _agree(found: Findings) -> GateResult:
     kinds = {one.kind for one in found.ablations}
     passed = kinds == {kind.value for kind in Ablation} and all(map(_needed, found.ablations))
     numbers = "; ".join(
-        f"{one.kind}: {per_cent(one.completeness)} left, of random sets {per_cent(_median(one.random.completeness))} "
-        f"(p {one.random.p_value:.3f})"
+        f"{one.kind}: {per_cent(one.necessity.left)} left, of random sets {per_cent(_median(one.necessity.random))} "
+        f"(p {one.necessity.p_value:.3f})"
         for one in found.ablations
     )
     opening = "All three ablations agree, so that it may page" if passed else "Ablations do not agree: tickets only"
     return _gate(GateName.AGREE, passed, f"{opening}. {numbers}.")
+
+
+def _at_least(share: float, count: int) -> float:
+    """The lower end of the exact 95 % interval of a share (Clopper and Pearson, 1934).
+
+    >>> round(_at_least(1.0, 5), 3), round(_at_least(1.0, 6), 3), _at_least(0.0, 9)
+    (0.478, 0.541, 0.0)
+    """
+    from scipy.stats import binomtest
+
+    return float(binomtest(round(share * count), count).proportion_ci(0.95).low) if count else 0.0
 
 
 def _median(values: tuple[float, ...]) -> float:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from probes.circuits.findings import Curve, CurvePoint, NodeFinding, RandomSets
+from probes.circuits.findings import Curve, CurvePoint, Necessity, NodeFinding
 from probes.circuits.nodes import Node
 from probes.errors import LabError
 
@@ -90,27 +90,31 @@ def _node(behaviour: Behaviour, circuit: frozenset[Node], node: Node) -> NodeFin
     )
 
 
-def necessity(behaviour: Behaviour, circuit: Collection[Node], draws: int, seed: int = 0) -> RandomSets:
-    """The circuit beside random sets of as many nodes at each of its sites, drawn from the rest of the universe.
+def necessity(
+    behaviour: Behaviour, acting: Collection[Node], circuit: Collection[Node], draws: int, seed: int = 0
+) -> Necessity:
+    """The circuit's nodes that act, beside random sets of as many nodes at each of their sites from outside the circuit.
 
     p: share of the sets, the circuit counted in, after whose ablation as little or less is left (Phipson and Smyth, 2010).
     Less than nothing counts as nothing: how far the opposite is preferred by what is left of a broken model says nothing.
     """
-    left = [behaviour.completeness(drawn) for drawn in random_sets(behaviour.universe, circuit, draws, seed)]
-    own = max(behaviour.completeness(circuit), 0.0)
-    fewer = sum(max(one, 0.0) <= own for one in left)
-    return RandomSets(completeness=tuple(left), p_value=(1 + fewer) / (1 + len(left)))
+    others = behaviour.universe - frozenset(circuit)
+    random = [behaviour.completeness(drawn) for drawn in random_sets(others, acting, draws, seed)]
+    left = behaviour.completeness(acting)
+    fewer = sum(max(one, 0.0) <= max(left, 0.0) for one in random)
+    interval = behaviour.interval(behaviour.without(acting), behaviour.none)
+    return Necessity(left=left, interval=interval, random=tuple(random), p_value=(1 + fewer) / (1 + len(random)))
 
 
-def random_sets(universe: Collection[Node], circuit: Collection[Node], draws: int, seed: int) -> list[frozenset[Node]]:
-    """Random sets of nodes outside the circuit: of each site as many as it has, or all there are. The same for one seed."""
+def random_sets(others: Collection[Node], like: Collection[Node], draws: int, seed: int) -> list[frozenset[Node]]:
+    """Random sets of these nodes: of each site as many as are in ``like``, or all there are. The same for one seed."""
     random = np.random.default_rng(seed)
-    sites = sorted({node.where.site for node in circuit})
-    wanted = {site: sum(node.where.site is site for node in circuit) for site in sites}
-    others = {site: sorted(n for n in universe if n.where.site is site and n not in circuit) for site in sites}
+    sites = sorted({node.where.site for node in like})
+    wanted = {site: sum(node.where.site is site for node in like) for site in sites}
+    at = {site: sorted(node for node in others if node.where.site is site) for site in sites}
     return [
         frozenset(
-            others[site][at] for site in sites for at in random.permutation(len(others[site]))[: wanted[site]].tolist()
+            at[site][place] for site in sites for place in random.permutation(len(at[site]))[: wanted[site]].tolist()
         )
         for _ in range(draws)
     ]

@@ -154,6 +154,7 @@ class _Bench:
         valid = self._validity(drafted)
         return Findings(
             metric=METRIC,
+            acting="heads" if acting(nodes)[0].head is not None else "nodes",
             pairs=len(claim.pairs),
             pairs_digest=pairs_digest(claim.pairs),
             traffic=f"{claim.traffic_name}, and the pairs' own words, wherever it is not at work",
@@ -176,8 +177,7 @@ class _Bench:
             none=float(behaviour.none.mean()),
             faithfulness=behaviour.faithfulness(nodes),
             completeness=behaviour.completeness(nodes),
-            interval=behaviour.interval(behaviour.without(nodes), behaviour.none),
-            random=necessity(behaviour, nodes, self.settings.randoms, self.settings.seed),
+            necessity=necessity(behaviour, acting(nodes), nodes, self.settings.randoms, self.settings.seed),
         )
 
     def _validity(self, drafted: _Drafted) -> ReadoutValidity:
@@ -192,7 +192,7 @@ class _Bench:
             return scored
 
         others = set(claim.ranked) - set(claim.chosen.nodes)
-        return validity(scores, claim.chosen.nodes, others, drafted.idle_scores)
+        return validity(scores, acting(claim.chosen.nodes), others, drafted.idle_scores)
 
     def _stability(self) -> Stability | None:
         if self.claim.measured is None:
@@ -210,8 +210,8 @@ class _Bench:
 
 
 def _engaged(behaviour: Behaviour, nodes: Sequence[Node]) -> list[int]:
-    """Pairs that the model answers right, and less so by `AT_WORK` nats without the circuit. Raises LabError for fewer than 4."""
-    at_work = (behaviour.whole > 0) & (behaviour.whole - behaviour.without(nodes) >= AT_WORK)
+    """Pairs answered right, and less so by `AT_WORK` nats without the nodes that act. Raises LabError for fewer than 4."""
+    at_work = (behaviour.whole > 0) & (behaviour.whole - behaviour.without(acting(nodes)) >= AT_WORK)
     found = np.flatnonzero(at_work).tolist()
     if len(found) < 4:
         raise LabError(
