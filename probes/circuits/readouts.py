@@ -12,6 +12,7 @@ import numpy.typing as npt
 from probes.circuits.manifest import ENERGY_COLUMNS, Readout, ReadoutKind, Score
 from probes.circuits.nodes import Node
 from probes.circuits.watching import of_nobody
+from probes.circuits.weighing import Moved, weigh
 from probes.errors import LabError
 from probes.kinds.logistic import fit_pooled
 from sidecar.circuits.activity import Reader
@@ -24,7 +25,6 @@ Array = npt.NDArray[np.float64]
 States = Mapping[TapPoint, npt.NDArray[np.floating]]
 QUIET = 0.95  # share of traffic without the circuit that is below theta, and below a node's own point of activity
 _ENOUGH = 0.9  # of a head's energy on engaged tokens, that its columns must hold
-_STRENGTH = 0.1  # of the logistic score, scikit-learn's C: activities of one circuit rise and fall together
 _MARGIN = 0.05  # of the range of scores seen, on both sides of it
 _NEARLY_ALL = 0.999
 
@@ -105,11 +105,11 @@ def raw(looks: Sequence[Look], states: States, heads: int) -> Array:
     return found.nodes.astype(np.float64)
 
 
-def score(engaged: Array, idle: Array, groups: IndexArray, looks: Sequence[Look]) -> Sight:
+def score(engaged: Array, idle: Array, groups: IndexArray, looks: Sequence[Look], moved: Moved) -> Sight:
     """Scales, weights and theta from raw readings: [N, P] on engaged tokens, [N, T] on traffic that does not use the circuit.
 
-    groups: which text each of the T tokens is of. Weights are fitted, and theta is set, on every other text; the shares that are
-    told are of the other half, and of every other engaged token.
+    groups: which text each of the T tokens is of. Scales and theta are of every other text; the shares that are told are of the
+    other half, and of every other engaged token. moved: what ablations do to the readings, on engaged tokens of the first half.
     """
     fit, held = groups % 2 == 0, groups % 2 == 1
     if not (fit.any() and held.any()) or engaged.shape[1] < 2:
@@ -117,13 +117,10 @@ def score(engaged: Array, idle: Array, groups: IndexArray, looks: Sequence[Look]
     mu, sigma = idle[:, fit].mean(axis=1), idle[:, fit].std(axis=1)
     sigma[sigma <= 1e-6 * (1 + np.abs(mu))] = 1.0
     own, other = ((values - mu[:, None]) / sigma[:, None] for values in (engaged, idle))
-    labels = np.repeat([True, False], [own[:, ::2].shape[1], int(fit.sum())])
-    features = np.concatenate([own[:, ::2], other[:, fit]], axis=1).T
-    found = fit_pooled(features, labels, _even(labels), _STRENGTH)
-    weights, bias = found.slopes[:, 0], float(found.offsets[0])
+    weights = weigh(moved, sigma)
     active = np.quantile(other[:, fit], QUIET, axis=1)
     readouts = _readouts(looks, mu, sigma, active, weights)
-    return Sight(readouts, _score(weights @ own + bias, weights @ other + bias, fit, held, bias))
+    return Sight(readouts, _score(weights @ own, weights @ other, fit, held))
 
 
 def _readouts(looks: Sequence[Look], mu: Array, sigma: Array, active: Array, weights: Array) -> tuple[Readout, ...]:
@@ -139,11 +136,11 @@ def _readouts(looks: Sequence[Look], mu: Array, sigma: Array, active: Array, wei
     return tuple(found)
 
 
-def _score(own: Array, other: Array, fit: npt.NDArray[np.bool_], held: npt.NDArray[np.bool_], bias: float) -> Score:
+def _score(own: Array, other: Array, fit: npt.NDArray[np.bool_], held: npt.NDArray[np.bool_]) -> Score:
     theta = float(np.quantile(other[fit], QUIET, method="higher"))
     low, high = frozen_range(np.concatenate([own, other]), theta)
     return Score(
-        bias=bias,
+        bias=0.0,
         theta=theta,
         low=low,
         high=high,

@@ -11,8 +11,9 @@ from pydantic import Field, ValidationError
 from probes.circuits.choosing import SHARE
 from probes.circuits.draft import DRAFT, DraftCircuit, read_draft
 from probes.circuits.reporting.page import write_report
+from probes.circuits.validation.bench import Settings
 from probes.circuits.validation.claim import About, claim_of
-from probes.circuits.validation.validate import Settings, validate_circuit
+from probes.circuits.validation.validate import validate_circuit
 from probes.errors import LabError
 from probes.manifest.fields import Share, Text
 

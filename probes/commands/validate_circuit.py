@@ -38,8 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     from probes.activations.model import open_model, prepared
     from probes.circuits.draft import read_draft
     from probes.circuits.reporting.page import write_report
+    from probes.circuits.validation.bench import Settings
     from probes.circuits.validation.claim import claim_of, read_about
-    from probes.circuits.validation.validate import Settings, validate_circuit
+    from probes.circuits.validation.validate import validate_circuit
 
     draft = read_draft(arguments.folder)
     folder: Path = arguments.into or arguments.folder

@@ -15,6 +15,7 @@ from probes.circuits.nodes import Node
 from probes.circuits.readouts import Look, energy, frozen_range, index, logistic, mass_mean, raw, score
 from probes.circuits.usual import usual
 from probes.circuits.watching import live, norms_wanted, own_layout, read, readings
+from probes.circuits.weighing import Moved
 from probes.errors import LabError
 from sidecar.circuits.circuit import BINS
 from sidecar.types import TapPoint
@@ -88,7 +89,7 @@ def test_an_index_reads_one_coordinate_as_it_is():
 
 def scored(engaged: np.ndarray, idle: np.ndarray):
     look = index(STREAM, slice(0, 16), 16, 0)
-    return score(engaged[None], idle[None], np.arange(len(idle)) // 10, [look])
+    return score(engaged[None], idle[None], np.arange(len(idle)) // 10, [look], Moved(np.ones(1), np.zeros((1, 1))))
 
 
 def test_theta_is_the_95_percent_point_of_traffic_and_its_share_is_told_of_other_texts():
@@ -97,7 +98,8 @@ def test_theta_is_the_95_percent_point_of_traffic_and_its_share_is_told_of_other
     found = scored(engaged, idle)
     fit = np.arange(4000) // 10 % 2 == 0
     (told,), judged = found.readouts, found.score
-    values = told.weight * (idle - told.mu) / told.sigma + judged.bias
+    values = (idle - told.mu) / told.sigma
+    assert (told.weight, judged.bias) == (1, 0)
     assert (values[fit] > judged.theta).mean() == pytest.approx(0.05, abs=0.001)
     assert (values[~fit] > judged.theta).mean() == pytest.approx(judged.traffic_share)
     assert (told.mu, told.sigma) == (pytest.approx(idle[fit].mean()), pytest.approx(idle[fit].std()))
@@ -107,8 +109,9 @@ def test_theta_is_the_95_percent_point_of_traffic_and_its_share_is_told_of_other
 
 
 def test_a_score_wants_traffic_of_two_texts():
+    look, moved = index(STREAM, slice(0, 16), 16, 0), Moved(np.ones(1), np.zeros((1, 1)))
     with pytest.raises(LabError, match="two texts"):
-        score(np.ones((1, 4)), np.ones((1, 9)), np.zeros(9, np.intp), [index(STREAM, slice(0, 16), 16, 0)])
+        score(np.ones((1, 4)), np.ones((1, 9)), np.zeros(9, np.intp), [look], moved)
 
 
 @given(

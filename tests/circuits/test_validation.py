@@ -28,9 +28,11 @@ from probes.circuits.toy import WORDS
 from probes.circuits.universe import nodes_of
 from probes.circuits.usual import Usual, usual
 from probes.circuits.validation.ablating import Ablated
+from probes.circuits.validation.bench import Settings
 from probes.circuits.validation.claim import About, Claim
+from probes.circuits.validation.reading import States
 from probes.circuits.validation.traffic import idle
-from probes.circuits.validation.validate import Settings, States, validate_circuit
+from probes.circuits.validation.validate import validate_circuit
 from probes.circuits.watching import read
 from probes.cli import main
 from probes.errors import LabError
