@@ -57,6 +57,10 @@ class Reference:
         mean, width = float(self.mean[at]), float(self.half_width[at]) + self.tolerance
         return Band(max(0.0, mean - width), min(1.0, mean + width))
 
+    def expects(self, at_s: int) -> bool:
+        """Whether there was traffic to learn from in that hour; where there was none, silence is no news."""
+        return float(self.half_width[self.bucket(at_s)]) < 1
+
     @property
     def sees_less(self) -> float:
         """The share of hours in which the mean could fall below the band at all: elsewhere an ablation is for canaries to see."""

@@ -93,6 +93,7 @@ class Watch:
         self._cooling = np.zeros(count, np.int64)
         self._silent = np.zeros(count, np.int64)
         self._tables: tuple[tuple[int, ...] | None, Fixed] = (None, np.zeros(0, np.int64))
+        self._expects = np.ones(count, np.bool_)  # whether anybody came at this hour while the baseline was learned
         self._last_tick: int | None = None
         self.late = 0  # ticks that came after a later one: in the archive, and no evidence
         self.repeated = 0  # the last tick once more
@@ -110,7 +111,7 @@ class Watch:
 
     @property
     def silent_ticks(self) -> Fixed:
-        """[watched], ticks since a session bet there: a copy. No data is no evidence, and an alert of its own."""
+        """[watched], ticks since a session bet there, in hours that the reference knows: a copy. No data has an alert of its own."""
         return self._silent.copy()
 
     @property
@@ -132,9 +133,9 @@ class Watch:
         self.missed += 0 if self._last_tick is None else tick - self._last_tick - 1
         self._begin(tick)
         self._last_tick = tick
-        bet = evidence.any(axis=1)
-        self._silent = np.where(bet, 0, self._silent + 1)
-        moved = advance(self._log_m, evidence, self._tables_at(tick))
+        tables = self._tables_at(tick)
+        self._silent = np.where(evidence.any(axis=1), 0, self._silent + self._expects)
+        moved = advance(self._log_m, evidence, tables)
         cooling = self._cooling > 0
         self._log_m = np.where(cooling[:, None], NOTHING, moved)
         self._cooling -= cooling
@@ -213,6 +214,7 @@ class Watch:
             for at, one in enumerate(self.watched):
                 tables[at, : one.tokens + 1] = betting_table([one.reference.band(at_s)], one.tokens)[0]
             self._tables = (buckets, tables)
+            self._expects = np.array([one.reference.expects(at_s) for one in self.watched], np.bool_)
         return self._tables[1]
 
     def _alarm(self, at: int, tick: int, reached: int) -> Alarm:

@@ -117,7 +117,10 @@ CIRCUIT_METRICS = (
         unit="ratio",
     ),
     gauge(
-        "circuit_silent_seconds", "Time without a session that bet: no data is no evidence.", _BY_SLICE, unit="seconds"
+        "circuit_silent_seconds",
+        "Time without a session that bet, in hours in which the baseline saw some: no data is no evidence.",
+        _BY_SLICE,
+        unit="seconds",
     ),
     counter(
         "circuits_ticks",

@@ -15,6 +15,7 @@ from sidecar.circuits.archive import write_archive
 from sidecar.circuits.detector import NOTHING, RUN_LENGTH, log_threshold
 from sidecar.circuits.merge import OtherHashError
 from sidecar.circuits.record import About, RecordError, make_record, read_record, write_record
+from sidecar.circuits.reference import WEEK, Reference, hour_of_week
 from sidecar.circuits.replay import Against, differences
 from sidecar.circuits.watch import Settings, Watch, Watched
 from sidecar.cli import main
@@ -77,6 +78,18 @@ def test_no_data_is_no_evidence_and_is_counted_for_an_alert_of_its_own():
         assert watch.take(tick, []) == ()
     assert watch.silent_ticks.tolist() == [4998]
     np.testing.assert_array_equal(watch.evidence, before)
+
+
+def test_an_hour_in_which_nobody_came_while_the_baseline_was_learned_is_no_silence():
+    width = np.full(WEEK, 0.01)
+    width[hour_of_week(3600)] = 1.0
+    reference = Reference(np.full(WEEK, MEAN), width, 0.05)
+    watch = Watch([replace(WATCHED, reference=reference)], 60)
+    silent = []
+    for tick in range(3 * 60):
+        watch.take(tick, [])
+        silent.append(int(watch.silent_ticks[0]))
+    assert silent == [*range(1, 61), *[60] * 60, *range(61, 121)]
 
 
 def test_many_detectors_are_each_what_they_would_be_alone():
