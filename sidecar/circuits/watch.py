@@ -111,7 +111,7 @@ class Watch:
 
     @property
     def silent_ticks(self) -> Fixed:
-        """[watched], ticks since a session bet there, in hours that the reference knows: a copy. No data has an alert of its own."""
+        """[watched], ticks since a session bet, in hours that the reference knows: a copy. No data is an alert of its own."""
         return self._silent.copy()
 
     @property
