@@ -1,19 +1,22 @@
 """Circuits: ``python -m bench.circuits [--short]``: bench/circuits.json. False alarms, delays and costs, ours beside others'.
 
-One run, the same streams for all. Others are given what they are made for, a number a tick: the tick's mean share, plain and less
-the hour of the week's reference. Slow ones run on fewer circuit-months; how many, each row says.
+Parts may be run apart (``--only``); in the file each stands beside the machine that it ran on. Streams are of one run, the same
+for all. Others are given what they are made for, a number a tick: the tick's mean share, plain and less the hour of the week's
+reference. Slow ones run on fewer circuit-months; how many, each row says.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +25,7 @@ from bench import circuit_cost, discovering
 from bench.detecting import detect, reference_of
 from bench.drift_peers import PEERS, RARE, Peer, alarms
 from bench.machine import describe
-from bench.row import Row, write
+from bench.row import Row, machine_row
 from bench.streams import BOTH, DAY, MONTH, NULLS, SESSIONS, TICK_S, Counts, Kind, Shares, ablated, stream, tick_means
 from sidecar.circuits.reference import Reference, hour_of_week
 from sidecar.circuits.watch import Settings
@@ -111,15 +114,13 @@ def batches(kind: Kind, months: float, seed: int) -> Iterator[Batch]:
         months -= streams
 
 
-def measure(size: Size, only: Collection[str] = PARTS) -> Iterator[Row]:
-    """Rows in the order of the table."""
-    short = size is SHORT
-    if "streams" in only:
-        yield from _streams(size)
-    if "costs" in only:
-        yield from circuit_cost.measure(short=short)
-    if "sweep" in only:
-        yield from discovering.measure(short=short)
+def measure(size: Size, part: str) -> Iterator[Row]:
+    """Rows of one of `PARTS`, in the order of the table."""
+    if part == "streams":
+        return _streams(size)
+    if part == "costs":
+        return circuit_cost.measure(short=size is SHORT)
+    return discovering.measure(short=size is SHORT)
 
 
 def _streams(size: Size) -> Iterator[Row]:
@@ -242,17 +243,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--short", action="store_true", help="a minute, for a look: nothing is written but what --out names"
     )
-    parser.add_argument("--out", type=Path, help="default: bench/circuits.json for a full run")
+    parser.add_argument("--out", type=Path, help="default: bench/circuits.json; other parts of it stay as they are")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="NAME", help=" ".join(PARTS))
     args = parser.parse_args(arguments)
-    machine = describe()
-    machine["versions"]["river"] = version("river")
-    rows = list(measure(SHORT if args.short else FULL, args.only))
-    Console(width=190).print(table(rows, machine))
-    out = args.out or (None if args.short or set(args.only) != set(PARTS) else RESULTS)
-    if out is not None:
-        write(machine, rows, out)
+    out = args.out or (None if args.short else RESULTS)
+    for part in args.only:
+        machine = describe()
+        machine["versions"]["river"] = version("river")
+        rows = list(measure(SHORT if args.short else FULL, part))
+        Console(width=190).print(table(rows, machine))
+        if out is not None:
+            put(part, [machine_row(machine), *map(asdict, rows)], out)
     return 0
+
+
+def put(part: str, rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write one part's rows, under its name, into a file whose other parts stay as they are."""
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    told = {name: rows if name == part else kept.get(name, []) for name in PARTS}
+    path.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

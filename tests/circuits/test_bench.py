@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import betabinom
 
-from bench.circuits import Rate, batches, main
+from bench.circuits import Rate, batches, main, put
 from bench.drift_peers import PEERS, alarms
 from bench.streams import AR1, BOTH, BURSTY, DAY, IID, MEAN, SESSIONS, diurnal, engaged_share, stream, tick_means
 
@@ -65,7 +66,7 @@ def test_the_short_form_has_every_figure_and_writes_only_where_it_is_told(tmp_pa
     monkeypatch.setattr(circuits, "NULLS", (IID, BOTH))
     out = tmp_path / "out.json"
     assert main(["--short", "--only", "streams", "costs", "--out", str(out)]) == 0
-    rows = {row["name"]: row for row in json.loads(out.read_text())}
+    rows = {row["name"]: row for part in json.loads(out.read_text()).values() for row in part}
     assert not (tmp_path / "never.json").exists()
     assert rows["false alarms per 30 d, ours, all of iid"]["met"]
     assert rows["false alarms per 30 d, ours, diurnal + AR(1)"]["value"] == 0
@@ -74,3 +75,11 @@ def test_the_short_form_has_every_figure_and_writes_only_where_it_is_told(tmp_pa
     for name in PEERS:
         assert f"false alarms per 30 d, {name}, less the hour, diurnal + AR(1)" in rows
         assert f"ticks until a full ablation is seen, {name}" in rows
+
+
+def test_a_part_that_is_run_alone_leaves_the_others_as_they_were(tmp_path: Path):
+    path = tmp_path / "circuits.json"
+    put("costs", [{"name": "a"}], path)
+    put("streams", [{"name": "b"}], path)
+    put("costs", [{"name": "c"}], path)
+    assert json.loads(path.read_text()) == {"streams": [{"name": "b"}], "costs": [{"name": "c"}], "sweep": []}
