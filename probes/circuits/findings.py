@@ -40,6 +40,11 @@ class AblationFinding(Strict):
     completeness: Finite
     necessity: Necessity
 
+    @property
+    def explains(self) -> bool:
+        """Whether ablating every node takes anything away. Else shares of what it takes say nothing, however large they are."""
+        return self.whole > self.none
+
 
 class NodeFinding(Strict):
     """One node's part. alone: share lost when it alone is ablated; back: share that returns when it alone is spared. 95 %."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from probes.circuits.findings import Findings, Interval, per_cent
+from probes.circuits.findings import AblationFinding, Findings, Interval, per_cent
 from probes.circuits.manifest import FOR_PAGES, CircuitManifest, Readout, ReadoutKind, Severity
 from probes.circuits.reporting import pictures
 from probes.circuits.reporting.words import limits
@@ -140,20 +140,21 @@ def _plain(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}"
 
 
-def _needed(found: Findings) -> list[Child]:
-    rows = [
-        [
-            one.kind,
-            f"{one.whole:+.2f}",
-            f"{one.none:+.2f}",
-            _plain(one.faithfulness),
-            _plain(one.completeness),
-            f"{_plain(each.left)} [{_plain(each.interval[0])}, {_plain(each.interval[1])}]",
-            f"{sorted(each.random)[len(each.random) // 2]:.2f}, {min(each.random):.2f}",
-            f"{each.p_value:.3f}",
-        ]
-        for one, each in ((one, one.necessity) for one in found.ablations)
+def _shares(one: AblationFinding) -> list[str]:
+    if not one.explains:
+        return ["says nothing: m(0) is not below m(M)", "", "", "", ""]
+    each = one.necessity
+    return [
+        _plain(one.faithfulness),
+        _plain(one.completeness),
+        f"{_plain(each.left)} [{_plain(each.interval[0])}, {_plain(each.interval[1])}]",
+        f"{sorted(each.random)[len(each.random) // 2]:.2f}, {min(each.random):.2f}",
+        f"{each.p_value:.3f}",
     ]
+
+
+def _needed(found: Findings) -> list[Child]:
+    rows = [[one.kind, f"{one.whole:+.2f}", f"{one.none:+.2f}", *_shares(one)] for one in found.ablations]
     without = (f"F(M without its {found.acting}), 95 %", f"without as many random {found.acting}: median, lowest", "p")
     head = ("ablation", "m(M)", "m(0)", "F(C)", "F(M without C)", *without)
     formula = tag(

@@ -70,15 +70,16 @@ def necessity(found: Findings) -> Html:
     """What is left without the nodes that act, beside random sets of as many."""
 
     def draw(axes: Any) -> None:
-        last = len(found.ablations) - 1
-        for place, one in enumerate(reversed(found.ablations)):
+        shown = [one for one in reversed(found.ablations) if one.explains]
+        last = len(shown) - 1
+        for place, one in enumerate(shown):
             left = [_within(value) for value in one.necessity.random]
             axes.plot(left, [place] * len(left), "|", color=MUTED, markersize=9, alpha=0.7)
             axes.plot([_within(edge) for edge in one.necessity.interval], [place, place], color=OWN, linewidth=2)
             axes.plot(_within(one.necessity.left), place, "o", color=OWN)
         axes.axvline(1, color=INK, linewidth=0.8)
         axes.axvline(0.5, color=OTHER, linewidth=0.8, linestyle="--")
-        axes.set_yticks(range(last + 1), [one.kind for one in reversed(found.ablations)])
+        axes.set_yticks(range(last + 1), [one.kind for one in shown])
         axes.set(xlabel="share of the behaviour that is left", ylim=(-0.6, last + 0.6))
         axes.grid(visible=False, axis="y")
 

@@ -78,7 +78,7 @@ def _necessary(resample: AblationFinding, acting: str) -> GateResult:
 def _needed(one: AblationFinding) -> bool:
     found = one.necessity
     rare = found.p_value <= P_LIMIT and len(found.random) >= FEWEST_RANDOMS
-    return rare and found.interval[1] <= LEFT
+    return one.explains and rare and found.interval[1] <= LEFT
 
 
 def _minimal(found: Findings) -> GateResult:
@@ -128,13 +128,17 @@ def _reads(score: Score) -> GateResult:
 def _agree(found: Findings) -> GateResult:
     kinds = {one.kind for one in found.ablations}
     passed = kinds == {kind.value for kind in Ablation} and all(map(_needed, found.ablations))
-    numbers = "; ".join(
-        f"{one.kind}: {per_cent(one.necessity.left)} left, of random sets {per_cent(_median(one.necessity.random))} "
-        f"(p {one.necessity.p_value:.3f})"
-        for one in found.ablations
-    )
+    numbers = "; ".join(map(_told, found.ablations))
     opening = "All three ablations agree, so that it may page" if passed else "Ablations do not agree: tickets only"
     return _gate(GateName.AGREE, passed, f"{opening}. {numbers}.")
+
+
+def _told(one: AblationFinding) -> str:
+    if not one.explains:
+        return f"{one.kind}: says nothing, for with every node ablated m is {one.none:+.2f}, and {one.whole:+.2f} in the model"
+    found = one.necessity
+    median = per_cent(_median(found.random))
+    return f"{one.kind}: {per_cent(found.left)} left, of random sets {median} (p {found.p_value:.3f})"
 
 
 def _at_least(share: float, count: int) -> float:
