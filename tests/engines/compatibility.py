@@ -5,6 +5,10 @@ A test that shows something of an engine says so by a mark, as often as it has s
     @pytest.mark.shows("vLLM V1", "prefix cache")
     @pytest.mark.shows("vLLM V2", "prefix cache", how="contract")
 
+A test that nothing runs by itself, for want of a machine, shows what it shows ``how="once"``, and its module says when that was:
+
+    RAN_ONCE = "NVIDIA H100 80GB, 2026-11-23, 21ff066"  # machine, date, commit
+
 The marks are read from the source. Nothing is imported, so that no engine has to be there.
 """
 
@@ -43,7 +47,7 @@ FEATURES = (
     "blind",
     "unknown version",
 )
-HOWS = ("run", "contract", "unseen")  # the stronger first
+HOWS = ("run", "once", "contract", "unseen")  # the stronger first
 _INTRO = """\
 # Engines
 
@@ -54,8 +58,10 @@ _INTRO = """\
 What was shown for each engine, by tests of this repository:
 
 - **run**: in the real engine, serving a real model; what the tap sent was held against a reference.
+- **run once**: as that, by hand, on a machine that the tests do not find where they run by themselves ({once}). What has
+  changed since was not run there.
 - **contract**: through the engine's own classes or source, where a stub stands for what cannot run without its hardware.
-- **unseen**: its rows are left out on purpose, and in a real engine they were counted and said to be.
+- **unseen**: its rows are left out on purpose, and in a real engine they were counted and said to be. *Partly*: some are.
 - **not run**: nobody has shown it. It may work.
 """
 
@@ -68,6 +74,7 @@ class Shown:
     engine: str
     how: str
     test: str  # as pytest names it
+    when: str = ""  # of what was run once: machine, date, commit
 
 
 class WrongMarkError(ValueError):
@@ -77,14 +84,22 @@ class WrongMarkError(ValueError):
 def marks(folder: Path) -> Iterator[Shown]:
     """The marks of every test below a folder. Raises WrongMarkError."""
     for path in sorted(folder.rglob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        when = _when(tree)
+        for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 name = f"{path.relative_to(ROOT)}::{node.name}"
                 calls = (one for one in node.decorator_list if isinstance(one, ast.Call))
-                yield from (_shown(one, name) for one in calls if ast.unparse(one.func) == "pytest.mark.shows")
+                yield from (_shown(one, name, when) for one in calls if ast.unparse(one.func) == "pytest.mark.shows")
 
 
-def _shown(call: ast.Call, test: str) -> Shown:
+def _when(module: ast.Module) -> str:
+    """Its ``RAN_ONCE``, if it has one."""
+    assigned = (one for one in module.body if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == "RAN_ONCE")
+    return next((ast.unparse(one.value).strip("'") for one in assigned), "")
+
+
+def _shown(call: ast.Call, test: str, when: str) -> Shown:
     try:
         engine, feature = (ast.literal_eval(one) for one in call.args)
         how = {one.arg: ast.literal_eval(one.value) for one in call.keywords}.pop("how", HOWS[0])
@@ -93,15 +108,19 @@ def _shown(call: ast.Call, test: str) -> Shown:
     for value, known in ((engine, ENGINES), (feature, FEATURES), (how, HOWS)):
         if value not in known:
             raise WrongMarkError(f"{test}: {value!r} is none of {', '.join(known)}")
-    return Shown(feature, engine, how, test)
+    if how == "once" and len(when.split(", ")) != 3:
+        raise WrongMarkError(f"{test}: its module wants RAN_ONCE = 'machine, date, commit'")
+    return Shown(feature, engine, how, test, when if how == "once" else "")
 
 
 def markdown(shown: Iterable[Shown]) -> str:
     """The page. Marks may come in any order."""
-    found = sorted(set(shown), key=lambda one: (FEATURES.index(one.feature), ENGINES.index(one.engine), one.test))
-    lines = [_INTRO.format(pages="\n".join(_pages())), *_table(found), "", "## Which test shows what", ""]
+    found = sorted(set(shown), key=_place)
+    once = "; ".join(sorted({one.when for one in found if one.when})) or "none so far"
+    intro = _INTRO.format(pages="\n".join(_pages()), once=once)
+    lines = [intro, *_table(found), "", "## Which test shows what", ""]
     for feature in FEATURES:
-        tests = [f"  - {one.engine}, {one.how}: `{one.test}`" for one in found if one.feature == feature]
+        tests = [f"  - {one.engine}, {_told(one)}: `{one.test}`" for one in found if one.feature == feature]
         lines += [f"- {feature}", *tests] if tests else []
     return "\n".join([*lines, ""])
 
@@ -115,7 +134,17 @@ def _table(found: list[Shown]) -> list[str]:
 
 def _cell(found: list[Shown], feature: str, engine: str) -> str:
     hows = {one.how for one in found if (one.feature, one.engine) == (feature, engine)}
-    return next((how for how in HOWS if how in hows), "not run")
+    best = next((how for how in HOWS if how in hows), "not run")
+    words = "run once" if best == "once" else best
+    return f"{words}, partly unseen" if "unseen" in hows - {best} else words
+
+
+def _place(one: Shown) -> tuple[int, int, str, int]:
+    return FEATURES.index(one.feature), ENGINES.index(one.engine), one.test, HOWS.index(one.how)
+
+
+def _told(one: Shown) -> str:
+    return f"run once ({one.when})" if one.when else one.how
 
 
 def _pages() -> Iterator[str]:

@@ -32,6 +32,29 @@ def test_a_mark_is_a_row_of_its_test_and_the_strongest_is_shown(
         assert f"| aborts |{' not run |' * len(ENGINES)}" in page
 
 
+def test_what_was_run_once_says_where_and_when_and_is_less_than_what_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once, unseen, run = (
+        f'@pytest.mark.shows("SGLang", "traces"{how})' for how in (', how="once"', ', how="unseen"', "")
+    )
+    when = "RAN_ONCE = 'a machine, 2026-01-01, abcdef0'"
+    for decorators, cell in (
+        ((once,), "run once"),
+        ((once, unseen), "run once, partly unseen"),
+        ((unseen,), "unseen"),
+        ((once, run), "run"),
+    ):
+        page = markdown(_marked(tmp_path, monkeypatch, when, *decorators))
+        assert f"| traces | not run | not run | not run | {cell} |" in page
+        assert (page.count("a machine, 2026-01-01, abcdef0") == 2) is (
+            once in decorators
+        )  # in the legend, and by the test
+    for wrong in ("", "RAN_ONCE = 'lately'"):
+        with pytest.raises(WrongMarkError, match="machine, date, commit"):
+            _marked(tmp_path, monkeypatch, wrong, once)
+
+
 @pytest.mark.parametrize(
     "wrong", ['"SGLANG", "traces"', '"SGLang", "magic"', '"SGLang", "traces", how="seen"', 'ENGINE, "traces"']
 )

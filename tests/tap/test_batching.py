@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -196,6 +197,40 @@ def test_an_exception_inside_the_tap_never_reaches_the_engine(
         assert outputs[name].generated_tokens == plain[name].generated_tokens
     report = receiver.reports[-1]
     assert receiver.unseen == {UnseenReason.UNSUPPORTED: report.tokens_computed}
+
+
+def test_steps_that_are_replayed_as_a_graph_are_counted_with_that_reason_and_the_log_says_what_to_do(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The engine's own runner says that it replays; for want of a device its steps are computed as ever."""
+    runner = batching._class("model_runner", "ModelRunner")
+    plain_init, plain_way = runner.__init__, runner._get_forward_fn
+
+    def replaying(self: Any, *args: Any, **kwargs: Any) -> None:
+        plain_init(self, *args, **kwargs)
+        self.use_cuda_graph_varlen = True
+
+    monkeypatch.setattr(runner, "__init__", replaying)
+    monkeypatch.setattr(runner, "_get_forward_fn", lambda *args, **kwargs: (plain_way(*args, **kwargs)[0], False))
+    model, prompts = tiny(), _prompts(5, 9)
+    plain = model.generate_batch(prompts, **_settings())
+    with tapped(model, receiver) as tap:
+        outputs = model.generate_batch(prompts, **_settings())
+        (said,) = tap.errors()
+    assert "serve with --no-cb-use-cuda-graph" in said
+    assert caplog.text.count(said) == 1
+    for name in plain:
+        assert outputs[name].generated_tokens == plain[name].generated_tokens
+    fed = sum(len(prompt) + len(outputs[f"req_{number}"].generated_tokens) - 1 for number, prompt in enumerate(prompts))
+    assert (receiver.batches, receiver.reports[-1].tokens_computed) == ([], fed)
+    assert receiver.unseen == {UnseenReason.GRAPH_REPLAY: fed}
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_a_runner_that_replays_decode_steps_alone_is_read_in_all_others(decode: bool) -> None:
+    io = SimpleNamespace(use_block_table=decode)
+    runner = SimpleNamespace(inputs_and_outputs=io, use_cuda_graph_decode=True, use_cuda_graph_varlen=False)
+    assert batching._replays(runner) is decode
 
 
 def test_a_version_with_other_names_is_not_tapped_and_says_so(

@@ -150,6 +150,7 @@ def test_heads_and_mlps_of_both_stacks_are_bitwise_those_of_hooks_of_ones_own(
         else {"input_ids": torch.tensor([TEXTS[0]])}
     )
     with tapped(model, receiver) as tap, tap.requests(["a"]), torch.no_grad():
+        seen.clear()  # what was made up for the self-test
         model(**inputs, decoder_input_ids=torch.tensor([[0, 7, 9]]))
         assert (set(tap.points), tap.errors()) == (set(points), {})
     for point in points:

@@ -165,6 +165,8 @@ def test_every_row_of_every_request_arrives_with_its_trace(
     (registration,) = receiver.registrations
     assert (registration.engine_id, registration.model.name) == ("served", folder.name)
     assert registration.model.tokenizer_digest
+    told = (tmp_path / "log").read_text()
+    assert all(f"self_test tap_point={point.name}: states come" in told for point in POINTS)
 
 
 def test_without_a_sidecar_it_serves_all_the_same_and_taps_once_there_is_one(

@@ -35,7 +35,9 @@ def attach(
     the sidecar asks. limits: how much may wait to be sent. client: the caller's own, who also stops it and has given it its
     address, engine_id and limits. stop_on_block: end a request's generation when the sidecar's verdict on it is BLOCK, as if it
     had ended by itself (``Tap.stopped`` counts them; beam search and plain calls of the model are not stopped); a verdict is
-    advice otherwise. The weights are fingerprinted here (0.1 s for 135M parameters).
+    advice otherwise. The weights are fingerprinted here (0.1 s for 135M parameters), and four made-up tokens run through the model,
+    which keeps no trace of them, to see that every tap point gives states: what does not is not captured, and the log says why
+    (``Tap.self_test``). Nothing else may run the model meanwhile.
 
     Raises ValueError if the model is neither, is tapped already, or has no such layer, or if limits come with a client.
     """

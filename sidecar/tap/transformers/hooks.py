@@ -16,6 +16,7 @@ from sidecar.tap.sites import NoPartError, Socket, find_socket
 from sidecar.tap.tensors.keeper import Keeper
 from sidecar.tap.transformers.blocks import StackParts, find_stacks
 from sidecar.tap.transformers.timesteps import averaged
+from sidecar.tap.trial import Finding, Findings, Outcome
 from sidecar.types import Stack, TapPoint
 
 if TYPE_CHECKING:
@@ -60,7 +61,12 @@ class LayerHooks:
         self._asked: tuple[TapPoint, ...] | None = None
         self._handles: list[RemovableHandle] = []
         self._lock = threading.Lock()
+        self._findings: Findings = {}
         self.points: tuple[TapPoint, ...] = ()
+
+    def heed(self, findings: Findings) -> None:
+        """What a self-test found. Called before the first ``refresh``; what was refused there is not hooked."""
+        self._findings = findings
 
     def refresh(self) -> None:
         """Follow the sidecar's wish, or the fixed points. Costs one comparison if nothing changed."""
@@ -89,22 +95,32 @@ class LayerHooks:
         for point in asked:
             try:
                 socket = socket_at(stacks, point)
+                self._admit(point)
             except NoPartError as missing:
                 log.error("tap_point_not_captured tap_point=%s: %s", point.name, missing)  # noqa: TRY400 - no bug of ours
             else:
-                self._plug(socket, point)
+                take = _taker(point, self._keeper, self._recorder, self._faults)
+                self._handles.append(plug(socket, take if self._cost is None else self._cost.inside(take)))
                 points.append(point)
         self.points = tuple(points)
 
-    def _plug(self, socket: Socket, point: TapPoint) -> None:
-        take = _taker(point, self._keeper, self._recorder, self._faults)
-        take = take if self._cost is None else self._cost.inside(take)
-        if socket.reads_input:
-            hook = eager(lambda _module, args: take(args[0]))
-            self._handles.append(socket.module.register_forward_pre_hook(hook))
+    def _admit(self, point: TapPoint) -> None:
+        """Say what the self-test found of it. Raises NoPartError if that was no states, or not such as can be taken."""
+        outcome, why = self._findings.get(point, Finding(Outcome.NOT_TESTED, "there was no self-test"))
+        if outcome is Outcome.REFUSED:
+            raise NoPartError(f"refused by the self-test: {why}")
+        if outcome is Outcome.NOT_TESTED:
+            log.warning("self_test tap_point=%s: not tested: %s", point.name, why)
         else:
-            hook = eager(lambda _module, _args, output: take(output[0] if isinstance(output, tuple) else output))
-            self._handles.append(socket.module.register_forward_hook(hook))
+            log.info("self_test tap_point=%s: %s", point.name, outcome.value)
+
+
+def plug(socket: Socket, take: Callable[[Any], None]) -> RemovableHandle:
+    """From now on ``take`` gets the states that pass there."""
+    if socket.reads_input:
+        return socket.module.register_forward_pre_hook(eager(lambda _module, args: take(args[0])))
+    first = eager(lambda _module, _args, output: take(output[0] if isinstance(output, tuple) else output))
+    return socket.module.register_forward_hook(first)
 
 
 def socket_at(stacks: Mapping[Stack, StackParts], point: TapPoint) -> Socket:

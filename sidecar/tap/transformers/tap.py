@@ -21,8 +21,10 @@ from sidecar.tap.transformers.blocks import find_stacks
 from sidecar.tap.transformers.context import ROWS
 from sidecar.tap.transformers.forward import ForwardWatch
 from sidecar.tap.transformers.hooks import LayerHooks, socket_at
+from sidecar.tap.transformers.self_test import self_test
 from sidecar.tap.transformers.stops import Stops
 from sidecar.tap.transformers.timesteps import TIMESTEPS, Timesteps
+from sidecar.tap.trial import Findings
 from sidecar.types import SamplingPolicy, TapPoint
 
 if TYPE_CHECKING:
@@ -57,13 +59,14 @@ class Tap:
         self._forward = ForwardWatch(self._recorder, self._hooks, self._faults, self._cost, self._stops)
         self._batching = BatchWatch(self._recorder, self._hooks, self._forward, self._faults, self._cost, self._stops)
         self._model = weakref.ref(model)
+        self._self_test: Findings = {}
         self._owns_client = owns_client
         self._end = weakref.finalize(model, client.end_soon) if owns_client else None
         if self._end is not None:
             self._end.atexit = False  # at exit the client says goodbye by itself
 
     def install(self) -> None:
-        """Hook the model. Raises ValueError if it is tapped already."""
+        """Try the model, then hook it. Raises ValueError if it is tapped already."""
         model = self._model()
         assert model is not None
         with _LOCK:
@@ -71,6 +74,8 @@ class Tap:
                 raise ValueError("the model is tapped already")
             _TAPPED[model] = self
         try:
+            self._self_test = self_test(model)
+            self._hooks.heed(self._self_test)
             self._forward.install(model)
             self._install_batching(model)
             if self._stops is not None:
@@ -148,6 +153,11 @@ class Tap:
     def points(self) -> tuple[TapPoint, ...]:
         """Where rows are captured now: known with the first step after the sidecar's wish."""
         return self._hooks.points
+
+    @property
+    def self_test(self) -> Findings:
+        """What made-up tokens showed of every tap point that the model has, before the first request."""
+        return self._self_test
 
     @property
     def stopped(self) -> int:
