@@ -25,6 +25,7 @@ Array = npt.NDArray[np.float64]
 States = Mapping[TapPoint, npt.NDArray[np.floating]]
 QUIET = 0.95  # share of traffic without the circuit that is below theta, and below a node's own point of activity
 _ENOUGH = 0.9  # of a head's energy on engaged tokens, that its columns must hold
+_STRENGTH = 0.1  # of the logistic score, scikit-learn's C: activities of one circuit rise and fall together
 _MARGIN = 0.05  # of the range of scores seen, on both sides of it
 _NEARLY_ALL = 0.999
 
@@ -117,7 +118,10 @@ def score(engaged: Array, idle: Array, groups: IndexArray, looks: Sequence[Look]
     mu, sigma = idle[:, fit].mean(axis=1), idle[:, fit].std(axis=1)
     sigma[sigma <= 1e-6 * (1 + np.abs(mu))] = 1.0
     own, other = ((values - mu[:, None]) / sigma[:, None] for values in (engaged, idle))
-    weights = weigh(moved, sigma)
+    labels = np.repeat([True, False], [own[:, ::2].shape[1], int(fit.sum())])
+    features = np.concatenate([own[:, ::2], other[:, fit]], axis=1).T
+    telling = fit_pooled(features, labels, _even(labels), _STRENGTH).slopes[:, 0]
+    weights = weigh(moved, sigma, telling)
     active = np.quantile(other[:, fit], QUIET, axis=1)
     readouts = _readouts(looks, mu, sigma, active, weights)
     return Sight(readouts, _score(weights @ own, weights @ other, fit, held))
