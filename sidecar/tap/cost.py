@@ -78,6 +78,21 @@ class Cost:
 
         return timed
 
+    def beside(self, function: Callable[P, R]) -> Callable[P, R]:
+        """``function`` runs on that thread before or behind these, outside of the pass: the tap's, and no step of its own."""
+
+        @wraps(function)
+        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
+            start_ns = time.thread_time_ns()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent_ns = time.thread_time_ns() - start_ns
+                with self._lock:
+                    self._tap_ns += spent_ns
+
+        return timed
+
     def _book(self, start_ns: int, end_ns: int) -> None:
         begun_ns, self._local.begun_ns = self._local.begun_ns, None
         if begun_ns is None:

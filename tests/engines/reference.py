@@ -35,6 +35,13 @@ class Reference:
                 handle.remove()
         return found
 
+    def answer(self, prompt: Sequence[int], tokens: int) -> list[int]:
+        """What the model says, greedily."""
+        with torch.no_grad():
+            made = self._model.generate(torch.tensor([list(prompt)]), max_new_tokens=tokens, do_sample=False)
+        found: list[int] = made[0, len(prompt) :].tolist()
+        return found
+
     def _listen(self, point: TapPoint, found: dict[TapPoint, Array]) -> Any:
         layer = self._model.model.layers[point.layer]
         if point.site is Site.ATTN_HEADS:

@@ -12,7 +12,7 @@ from tests.e2e.own import write_artifacts
 from tests.engines.beside import Beside, beside
 from tests.engines.environment import HERE, Environment
 from tests.engines.models import tiny_model
-from tests.engines.vllm_server import SURROUNDINGS
+from tests.engines.reference import Reference
 from tests.waiting import until
 
 POINT = TapPoint(1)
@@ -21,19 +21,6 @@ HOOKS = {"STETHOSCOPE_TAP": f"hooks:{POINT.name}"}
 # vLLM 0.32 cannot read the compiled models again that it writes on a CPU: without them it starts in two thirds of the time.
 COMPILED = {"VLLM_USE_AOT_COMPILE": "0"}
 WITHIN_S = 5.0
-
-
-@pytest.fixture(scope="module")
-def answer() -> list[int]:
-    """What the model says by itself."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(tiny_model("llama"), dtype=torch.float32).eval()
-    with torch.no_grad():
-        made = model.generate(torch.tensor([PROMPT]), max_new_tokens=8, do_sample=False)
-    tokens: list[int] = made[0, len(PROMPT) :].tolist()
-    return tokens
 
 
 @pytest.fixture(scope="module")
@@ -49,23 +36,6 @@ def hooked(vllm: Environment, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield both
 
 
-def test_plain_hooks_are_refused_in_a_compiled_model_and_it_goes_on_as_without_them(
-    vllm: Environment, answer: list[int]
-) -> None:
-    printed = vllm.run(
-        str(HERE / "inside" / "answer.py"),
-        str(tiny_model("llama")),
-        *map(str, PROMPT),
-        env={**SURROUNDINGS, **COMPILED, **HOOKS, "VLLM_CACHE_ROOT": str(vllm.compiled)},
-    ).splitlines()
-    (told,) = [line for line in printed if "not_tapped" in line]
-    assert "ERROR" in told
-    assert "nothing says that a compiled model runs plain hooks" in told
-    assert "vLLM goes on as it is" in told
-    assert [line for line in printed if line.startswith("tokens=")] == [f"tokens={json.dumps(answer)}"]
-    assert not [line for line in printed if "tapped engine_id=" in line]
-
-
 def test_the_self_test_says_before_the_first_request_that_nothing_comes(hooked: Beside) -> None:
     (told,) = [line for line in hooked.server.log if "self_test" in line]
     assert "ERROR" in told
@@ -74,9 +44,10 @@ def test_the_self_test_says_before_the_first_request_that_nothing_comes(hooked: 
 
 @pytest.mark.shows("vLLM V1", "blind")
 def test_a_compiled_model_that_runs_no_hook_answers_and_is_blind_within_five_seconds(
-    hooked: Beside, answer: list[int]
+    hooked: Beside,
 ) -> None:
     client = hooked.client
+    answer = Reference(hooked.server.model).answer(PROMPT, 8)
     assert hooked.server.complete(PROMPT, max_tokens=8).tokens == answer
 
     def state() -> tuple[bool, str]:

@@ -23,6 +23,7 @@ from tests.engines.reference import Reference
 from tests.engines.tapped import Tapped, assert_projected, tap_id, tapped, worst_error
 from tests.waiting import until
 
+RAN_ONCE = "NVIDIA H100 80GB, 2026-11-23, 21ff066"  # where, when and at which commit these last passed
 POINTS = (TapPoint(1), TapPoint(2, Site.ATTN_HEADS), TapPoint(2, Site.MLP_OUT), TapPoint(LAYERS - 1))
 CHUNK = 128
 TOLERANCE = 2e-4  # two implementations of one float32 model, as on a CPU
@@ -88,16 +89,16 @@ def run_as(engine: Tapped) -> set[str]:
     return {found[1] for line in engine.server.log if (found := GRAPH.search(line))}
 
 
-@pytest.mark.shows("vLLM V1", "continuous batching")
-@pytest.mark.shows("vLLM V2", "continuous batching")
-@pytest.mark.shows("vLLM V1", "chunked prefill")
-@pytest.mark.shows("vLLM V2", "chunked prefill")
-@pytest.mark.shows("vLLM V1", "torch.compile")
-@pytest.mark.shows("vLLM V2", "torch.compile")
-@pytest.mark.shows("vLLM V1", "CUDA graphs")
-@pytest.mark.shows("vLLM V2", "CUDA graphs")
-@pytest.mark.shows("vLLM V1", "heads and MLPs")
-@pytest.mark.shows("vLLM V2", "heads and MLPs")
+@pytest.mark.shows("vLLM V1", "continuous batching", how="once")
+@pytest.mark.shows("vLLM V2", "continuous batching", how="once")
+@pytest.mark.shows("vLLM V1", "chunked prefill", how="once")
+@pytest.mark.shows("vLLM V2", "chunked prefill", how="once")
+@pytest.mark.shows("vLLM V1", "torch.compile", how="once")
+@pytest.mark.shows("vLLM V2", "torch.compile", how="once")
+@pytest.mark.shows("vLLM V1", "CUDA graphs", how="once")
+@pytest.mark.shows("vLLM V2", "CUDA graphs", how="once")
+@pytest.mark.shows("vLLM V1", "heads and MLPs", how="once")
+@pytest.mark.shows("vLLM V2", "heads and MLPs", how="once")
 def test_every_row_of_a_replayed_graph_is_the_models_own(engine: Tapped, reference: Reference) -> None:
     lengths = (3, 290, 17, 1, 64, 130, 257, 9)
     done = engine.complete([prompt(n, length) for n, length in enumerate(lengths)], [f"gpu{n}" for n in range(8)], 48)
@@ -108,8 +109,8 @@ def test_every_row_of_a_replayed_graph_is_the_models_own(engine: Tapped, referen
     until(lambda: run_as(engine) == {"FULL", "PIECEWISE"})
 
 
-@pytest.mark.shows("vLLM V1", "prefix cache")
-@pytest.mark.shows("vLLM V2", "prefix cache")
+@pytest.mark.shows("vLLM V1", "prefix cache", how="once")
+@pytest.mark.shows("vLLM V2", "prefix cache", how="once")
 def test_what_the_prefix_cache_had_is_said_to_be_unseen_and_never_made_up(engine: Tapped, reference: Reference) -> None:
     shared = prompt(200, 300)
     (first,) = engine.complete([[*shared, 5, 6]], ["warms"], 4)
@@ -123,8 +124,8 @@ def test_what_the_prefix_cache_had_is_said_to_be_unseen_and_never_made_up(engine
     assert len(engine.rows(tap_id(first), POINTS[0])) == len(first.fed)
 
 
-@pytest.mark.shows("vLLM V1", "aborts")
-@pytest.mark.shows("vLLM V2", "aborts")
+@pytest.mark.shows("vLLM V1", "aborts", how="once")
+@pytest.mark.shows("vLLM V2", "aborts", how="once")
 def test_an_aborted_request_is_over_and_those_beside_it_lose_no_row(engine: Tapped, reference: Reference) -> None:
     with engine.server.stream(prompt(300, 40), request_id="left", max_tokens=900, ignore_eos=True) as chunks:
         for _ in range(3):
@@ -137,8 +138,8 @@ def test_an_aborted_request_is_over_and_those_beside_it_lose_no_row(engine: Tapp
     assert len(seen) >= 42
 
 
-@pytest.mark.shows("vLLM V1", "projected mode")
-@pytest.mark.shows("vLLM V2", "projected mode")
+@pytest.mark.shows("vLLM V1", "projected mode", how="once")
+@pytest.mark.shows("vLLM V2", "projected mode", how="once")
 def test_readings_made_on_the_device_are_those_of_its_rows(engine: Tapped, reference: Reference) -> None:
     prompts = (prompt(600 + attempt, 160) for attempt in itertools.count())
     assert_projected(engine, reference, prompts, TOLERANCE, 2 * TOLERANCE)
@@ -167,8 +168,9 @@ def test_in_bfloat16_every_row_is_the_models_own_to_the_bits_of_that_type(
         assert all(len(engine.rows(tap_id(one), point)) == len(one.fed) for one in done for point in POINTS)
 
 
-@pytest.mark.shows("vLLM V1", "n-gram speculation")
-@pytest.mark.shows("vLLM V2", "n-gram speculation")
+@pytest.mark.shows("vLLM V1", "n-gram speculation", how="once")
+@pytest.mark.shows("vLLM V2", "n-gram speculation", how="once")
+@pytest.mark.shows("vLLM V2", "n-gram speculation", how="unseen")
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_rejected_guesses_are_no_rows_and_what_is_not_captured_is_counted(
     installed: Installed, tmp_path_factory: pytest.TempPathFactory, runner: str

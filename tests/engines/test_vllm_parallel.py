@@ -1,4 +1,4 @@
-"""Deployments on several devices, which cannot run here: what each worker takes, through vLLM's real interfaces."""
+"""Deployments on several devices: what each worker takes, through vLLM's real interfaces."""
 
 from __future__ import annotations
 
@@ -27,16 +27,15 @@ def workers(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-@pytest.mark.shows("vLLM V1", "tensor parallelism", how="contract")
-def test_of_the_ranks_that_have_the_same_residual_stream_only_the_first_is_tapped(
+def test_of_the_ranks_that_have_the_same_residual_stream_only_the_first_is_tapped_and_all_have_its_graph(
     workers: dict[str, dict[str, Any]],
 ) -> None:
     assert workers["alone"]["points"] == workers["rank 0"]["points"] == ALL
     assert workers["alone"]["engine"] == workers["rank 0"]["engine"] == "engine"
-    assert workers["rank 1"] == {"tapped": False}
+    assert workers["alone"]["graph"] == workers["rank 0"]["graph"] == {"auxiliary": [1, 2, 3, 4], "operators": 0}
+    assert workers["rank 1"] == {"tapped": False, "graph": workers["rank 0"]["graph"]}
 
 
-@pytest.mark.shows("vLLM V1", "pipeline parallelism", how="contract")
 def test_a_stage_of_a_pipeline_takes_its_own_blocks_and_relays_nothing_through_the_others(
     workers: dict[str, dict[str, Any]],
 ) -> None:
@@ -63,7 +62,7 @@ def test_every_core_of_a_data_parallel_deployment_has_an_id_of_its_own(workers: 
 
 def test_heads_that_lie_on_several_ranks_are_refused_aloud(told: dict[str, Any]) -> None:
     assert told["workers"]["heads, alone"]["points"] == ["blocks.1.attn_heads", ALL[1]]
-    assert told["workers"]["heads, rank 0"] == {"tapped": False}
+    assert told["workers"]["heads, rank 0"] == {"tapped": False, "graph": {"auxiliary": [], "operators": 0}}
     assert told["said"] == [
         "not_tapped: blocks.1.attn_heads: heads lie on several ranks under tensor parallelism; vLLM goes on as it is"
     ]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from sidecar.tap.vllm import shelf as shelf_module
 from sidecar.tap.vllm.shelf import Shelf
 from sidecar.tap.vllm.sites import Socket, hook_socket
 from sidecar.types import Site, TapPoint
@@ -45,9 +46,9 @@ class Model(nn.Module):
 
 def plugged(device: torch.device) -> tuple[Model, Shelf]:
     torch.manual_seed(0)
-    model, shelf = Model().to(device), Shelf(ROWS, device, torch.float32)
-    hook_socket(Socket(model.block, reads_input=False, path="block"), shelf.place(POINT, WIDTH))
-    hook_socket(Socket(model.block.inner, reads_input=True, path="block.inner"), shelf.place(HEADS, WIDTH))
+    model, shelf = Model().to(device), Shelf(ROWS, {POINT: WIDTH, HEADS: WIDTH}, device, torch.float32)
+    hook_socket(Socket(model.block, reads_input=False, path="block"), shelf.place(POINT))
+    hook_socket(Socket(model.block.inner, reads_input=True, path="block.inner"), shelf.place(HEADS))
     return model, shelf
 
 
@@ -106,6 +107,47 @@ def test_what_no_step_wrote_is_not_read() -> None:
     assert shelf.read(4) == {}
 
 
+@pytest.mark.parametrize("device", [HERE, GPU])
+@torch.no_grad()
+def test_where_only_some_graphs_have_the_operator_no_step_of_the_others_shows_states_of_another_step(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shelf_module, "_unwritten", lambda _states: False)  # as on a GPU: nothing is waited for
+    wide, narrow = TapPoint(1), TapPoint(1, Site.ATTN_HEADS)
+    shelf = Shelf(ROWS, {wide: WIDTH, narrow: WIDTH - 3}, device, torch.float32)
+    takes = {wide: shelf.place(wide), narrow: shelf.place(narrow)}
+    graphs: tuple[set[TapPoint], ...] = ({wide, narrow}, {wide}, {narrow}, set())
+    for step in range(130):
+        fired, rows = graphs[step % 4 if step % 9 else 0], 1 + step * 7 % ROWS
+        shelf.clear(rows)
+        made = {point: torch.full((rows, WIDTH if point is wide else WIDTH - 3), float(step)) for point in fired}
+        for point, states in made.items():
+            takes[point](states.to(device), None)
+        for point, states in shelf.read(rows).items():
+            if point in fired:
+                torch.testing.assert_close(states.cpu(), made[point])
+            else:
+                assert bool(states[:, 0].isnan().all()), f"{point.name} at step {step}: states of another"
+
+
+@torch.no_grad()
+def test_a_deaf_shelf_keeps_nothing_and_its_graph_is_the_same() -> None:
+    graphs: list[list[str]] = []
+
+    def record(graph: Any, _inputs: Any) -> Any:
+        graphs.append([f"{node.op} {node.target}" for node in graph.graph.nodes])
+        return graph.forward
+
+    for deaf in (False, True):
+        model, shelf = Model(), Shelf(ROWS, {POINT: WIDTH}, torch.device("cpu"), torch.float32, deaf=deaf)
+        hook_socket(Socket(model.block, reads_input=False, path="block"), shelf.place(POINT))
+        torch.compile(model, fullgraph=True, backend=record)(torch.randn(4, WIDTH))
+        assert set(shelf.read(4)) == (set() if deaf else {POINT})
+    assert shelf.nbytes == 0
+    assert graphs[0] == graphs[1]
+    assert any("stethoscope" in node for node in graphs[0])
+
+
 @torch.no_grad()
 def test_a_trial_tells_the_points_that_were_written_to_whatever_was_written() -> None:
     model, shelf = plugged(torch.device("cpu"))
@@ -117,7 +159,7 @@ def test_a_trial_tells_the_points_that_were_written_to_whatever_was_written() ->
 
 @torch.no_grad()
 def test_a_plain_hook_keeps_states_without_a_buffer_until_the_next_step() -> None:
-    model, shelf = Model(), Shelf(ROWS, torch.device("cpu"), torch.float32)
+    model, shelf = Model(), Shelf(ROWS, {}, torch.device("cpu"), torch.float32)
     hook_socket(Socket(model.block, reads_input=False, path="block"), shelf.lay(POINT))
     states = torch.randn(4, WIDTH)
     model(states)

@@ -46,13 +46,19 @@ def _wrap_requests() -> None:
     """In the engine's process: the caller's trace goes along to the worker, which is not told it otherwise."""
     from vllm.v1.core.sched.output import NewRequestData
 
+    from sidecar.tap.faults import Faults
+
     original: Any = NewRequestData.from_request.__func__
+    faults = Faults()
 
     def from_request(cls: type, request: Any, *args: Any, **kwargs: Any) -> Any:
         told = original(cls, request, *args, **kwargs)
-        headers = getattr(request, "trace_headers", None)
-        if headers:
-            told.trace_headers = dict(headers)
+        try:
+            headers = getattr(request, "trace_headers", None)
+            if headers:
+                told.trace_headers = dict(headers)
+        except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the engine
+            faults.note("new_request", error)
         return told
 
     NewRequestData.from_request = classmethod(from_request)
@@ -70,20 +76,20 @@ def _wrap_workers(wish: Wish) -> None:
     def init(worker: Any, *args: Any, **kwargs: Any) -> None:
         original(worker, *args, **kwargs)
         worker.load_model = _then(worker.load_model, lambda: _install(worker, wish), _NOT_TAPPED)
-        worker.compile_or_warm_up_model = _then(
-            worker.compile_or_warm_up_model, lambda: _self_test(worker), _NOT_TESTED
-        )
+        worker.compile_or_warm_up_model = _then(worker.compile_or_warm_up_model, lambda: _begin(worker), _NOT_TESTED)
 
     WorkerBase.__init__ = init
 
 
 def _then(original: Callable[..., Any], after: Callable[[], None], failed: str) -> Callable[..., Any]:
-    """The engine's own method, and then ours: what ours raises is told, as ``failed``, and stays there."""
+    """The engine's own method, and then ours, the first time: what ours raises is told, as ``failed``, and stays there."""
+    ours = [after]
 
     def both(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
         try:
-            after()
+            if ours:
+                ours.pop()()
         except Exception:
             log.exception(failed)
         return result
@@ -97,7 +103,9 @@ def _install(worker: Any, wish: Wish) -> None:
     install(worker, wish)
 
 
-def _self_test(worker: Any) -> None:
+def _begin(worker: Any) -> None:
+    from sidecar.tap.vllm.install import begin
     from sidecar.tap.vllm.self_test import self_test
 
+    begin(worker)
     self_test(worker)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,26 +13,25 @@ from sidecar.types import TapPoint
 
 
 def wrap(runner: Any, watch: StepWatch) -> None:
-    """Put the watch around the methods of this one runner. ``_model_forward`` runs once a real step, and never in a warm-up."""
-    drafts: dict[str, int] = {}
+    """Put the watch around the methods of this one runner. ``_model_forward`` runs once a step, and not for ``_dummy_run``.
+
+    Whatever is looked at is looked at by the watch, which survives what it finds.
+    """
     update, forward, sample = runner._update_states, runner._model_forward, runner.sample_tokens  # noqa: SLF001 - no other way in
 
     def update_states(scheduled: Any, *args: Any, **kwargs: Any) -> Any:
         watch.follow(scheduled)
-        drafts.clear()
-        drafts.update((name, len(tokens)) for name, tokens in scheduled.scheduled_spec_decode_tokens.items() if tokens)
         return update(scheduled, *args, **kwargs)
 
     def model_forward(*args: Any, **kwargs: Any) -> Any:
-        rows = _rows(runner, drafts)
-        watch.before(rows.count)
+        watch.before(lambda: _rows(runner, watch.drafts))
         output = forward(*args, **kwargs)
-        watch.after(rows, _states(output, watch.auxiliary))
+        watch.after(lambda: _states(output, watch.auxiliary))
         return output
 
     def sample_tokens(*args: Any, **kwargs: Any) -> Any:
         output = sample(*args, **kwargs)
-        watch.sampled(_sampled(output))
+        watch.sampled(lambda: _sampled(output))
         return output
 
     runner._update_states = update_states  # noqa: SLF001
@@ -63,7 +62,7 @@ def overheard(runner: Any) -> Iterator[list[torch.Tensor]]:
         runner.model = model
 
 
-def _rows(runner: Any, drafts: dict[str, int]) -> Rows:
+def _rows(runner: Any, drafts: Mapping[str, int]) -> Rows:
     """From the host's copies: no device is waited for. Copied, since the runner goes on writing to them."""
     batch = runner.input_batch
     count = batch.num_reqs
@@ -71,7 +70,7 @@ def _rows(runner: Any, drafts: dict[str, int]) -> Rows:
         list(batch.req_ids[:count]),
         runner.query_start_loc.np[: count + 1].tolist(),
         batch.num_computed_tokens_cpu[:count].tolist(),
-        dict(drafts),
+        drafts,
     )
 
 

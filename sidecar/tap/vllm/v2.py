@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from sidecar.tap.vllm.watch import Rows, StepWatch
+from sidecar.tap.vllm.watch import Rows, States, StepWatch
+from sidecar.types import TapPoint
 
 
 def drives(runner: Any) -> bool:
@@ -17,25 +18,23 @@ def drives(runner: Any) -> bool:
 
 
 def wrap(runner: Any, watch: StepWatch) -> None:
-    """Put the watch around the methods of this one runner. ``prepare_inputs`` runs once a real step, and never in a warm-up."""
+    """Put the watch around the methods of this one runner. ``prepare_inputs`` runs once a step, and not for ``_dummy_run``.
+
+    Whatever is looked at is looked at by the watch, which survives what it finds.
+    """
     prepare, sample, finish = runner.prepare_inputs, runner.sample_tokens, runner.finish_requests
-    pending: list[Rows] = []
 
     def finish_requests(scheduled: Any, *args: Any, **kwargs: Any) -> Any:
         watch.follow(scheduled)  # first thing in a step, also in one without rows
         return finish(scheduled, *args, **kwargs)
 
-    def prepare_inputs(scheduled: Any, *args: Any, **kwargs: Any) -> Any:
-        batch = prepare(scheduled, *args, **kwargs)
-        pending[:] = [_rows(batch)]
-        watch.before(pending[0].count)
+    def prepare_inputs(*args: Any, **kwargs: Any) -> Any:
+        batch = prepare(*args, **kwargs)
+        watch.before(lambda: _rows(batch))
         return batch
 
     def sample_tokens(*args: Any, **kwargs: Any) -> Any:
-        state = runner.execute_model_state
-        if pending and state is not None:
-            handed = state.aux_hidden_states if watch.auxiliary else None
-            watch.after(pending.pop(), dict(zip(watch.auxiliary, handed, strict=True)) if handed is not None else {})
+        watch.after(lambda: _states(runner.execute_model_state, watch.auxiliary))
         return sample(*args, **kwargs)
 
     runner.finish_requests = finish_requests
@@ -74,3 +73,9 @@ def _rows(batch: Any) -> Rows:
         batch.num_computed_tokens_np[:count].tolist(),
         {} if drafts is None else {name: int(n) for name, n in zip(batch.req_ids, drafts, strict=False) if n},
     )
+
+
+def _states(state: Any, points: tuple[TapPoint, ...]) -> States:
+    """state: what the pass left for the sampler. The auxiliary states come in the order of the blocks."""
+    handed = state.aux_hidden_states if points else None
+    return {} if handed is None else dict(zip(points, handed, strict=True))

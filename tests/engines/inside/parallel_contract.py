@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -26,11 +27,13 @@ from vllm.model_executor.models.interfaces import EagleModelMixin, SupportsEagle
 from vllm.model_executor.models.utils import make_layers
 
 from sidecar.tap.vllm import install
+from sidecar.tap.vllm.ranks import Ranks
 from sidecar.tap.wire import Settings
 from sidecar.tap.wish import parse_wish
 from sidecar.types import SamplingPolicy, TapPoint
 
 ROWS = 3
+ALL = ",".join(TapPoint(layer).name for layer in range(4))
 
 
 class Told(Client):
@@ -108,8 +111,13 @@ class Runner:
 
 
 def ranks(tp: tuple[int, int] = (0, 1), pp: tuple[int, int] = (0, 1)) -> None:
-    """Say to vLLM which rank this process is, of how many."""
-    parallel_state._TP = SimpleNamespace(rank_in_group=tp[0], world_size=tp[1])
+    """Say to vLLM which rank this process is, of how many; and to this one that the others have nothing against the tap."""
+    store = torch.distributed.HashStore()
+    group = SimpleNamespace(get_group_store=lambda: store)
+    parallel_state._TP = SimpleNamespace(rank_in_group=tp[0], world_size=tp[1], cpu_group=group)
+    parallel_state._WORLD = SimpleNamespace(rank_in_group=0, world_size=1)
+    for other in set(range(tp[1])) - {tp[0]}:
+        threading.Thread(target=Ranks(other, tp[1], store).hear, args=("tap_points", f"+{ALL}"), daemon=True).start()
     parallel_state._PP = SimpleNamespace(
         rank_in_group=pp[0], world_size=pp[1], is_first_rank=pp[0] == 0, is_last_rank=pp[0] == pp[1] - 1
     )
@@ -136,15 +144,23 @@ def tapped(folder: str, wish: str, **places: Any) -> dict[str, Any]:
     """What one worker came to: its engine, its tap points with the way of each, and the rows of one step."""
     made = worker(folder, **{"tp": (0, 1), "pp": (0, 1), "dp": (0, 1), **places})
     install.install(made, parse_wish(wish))
+    install.begin(made)
     watch = getattr(made, "stethoscope", None)
     if watch is None:
-        return {"tapped": False}
+        return {"tapped": False, "graph": _graph(made)}
     auxiliary = [point.name for point in watch.auxiliary]
-    told = {"tapped": True, "engine": watch.client.engine_id, "auxiliary": auxiliary}
+    told = {"tapped": True, "graph": _graph(made), "engine": watch.client.engine_id, "auxiliary": auxiliary}
     told["weights"] = watch.client.identity.weights_digest
     if not auxiliary:
         told |= _step(made.model_runner, watch.client)
     return {**told, "points": [point.name for point in watch.points]}
+
+
+def _graph(made: Any) -> dict[str, Any]:
+    """What is another in it than in an untapped one: the blocks whose states it hands out, and how many operators it has."""
+    blocks = made.model_runner.model.layers
+    hooked = sum(len(one._forward_hooks) + len(one._forward_pre_hooks) for one in blocks.modules())
+    return {"auxiliary": list(made.model_runner.model.aux_hidden_state_layers), "operators": hooked}
 
 
 def _step(runner: Runner, client: Told) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from sidecar.tap.sites import Socket
-from sidecar.tap.vllm import install
+from sidecar.tap.vllm import choice, install
 from sidecar.tap.vllm.shelf import Take
 
 
@@ -24,7 +24,7 @@ def hook_socket(socket: Socket, take: Take) -> object:
 
 real = install.hook_socket
 install.hook_socket = hook_socket
-install.compiled = lambda _config: False
+choice.compiled = lambda _config: False
 
 
 class Nothing:

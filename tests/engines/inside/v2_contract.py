@@ -86,7 +86,10 @@ def new(name: str, prompt: int, computed: int = 0, lora: LoRARequest | None = No
 
 def scheduled(*news: NewRequestData, finished: tuple[str, ...] = ()) -> Any:
     return SimpleNamespace(
-        scheduled_new_reqs=list(news), finished_req_ids=set(finished), scheduled_spec_decode_tokens={}
+        scheduled_new_reqs=list(news),
+        finished_req_ids=set(finished),
+        scheduled_spec_decode_tokens={},
+        total_num_scheduled_tokens=0,
     )
 
 
@@ -120,7 +123,7 @@ def captured(step: Any) -> dict[str, Any]:
 
 def main(*, ahead: bool) -> dict[str, Any]:
     client, runner = Client(), Runner()
-    watch = StepWatch(client, Shelf(64, torch.device("cpu"), torch.float32), guesses_told=False, ahead=ahead)  # type: ignore[arg-type]
+    watch = StepWatch(client, Shelf(64, {}, torch.device("cpu"), torch.float32), guesses_told=False, ahead=ahead)  # type: ignore[arg-type]
     watch.auxiliary = watch.points = POINTS
     v2.wrap(runner, watch)
     lora = LoRARequest("sql", 1, "/nowhere")

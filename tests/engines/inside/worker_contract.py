@@ -13,7 +13,8 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
-from parallel_contract import Model, Runner, Told, ranks
+from parallel_contract import ROWS, Model, Runner, Told, ranks
+from v2_contract import new, scheduled
 from vllm.compilation.caching import aot_compile_hash_factors
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import EngineArgs
@@ -21,7 +22,7 @@ from vllm.plugins import load_general_plugins
 from vllm.v1.worker.worker_base import WorkerBase
 from what_is_said import Said
 
-from sidecar.tap.vllm import install
+from sidecar.tap.vllm import choice, install
 from sidecar.tap.wish import parse_wish
 
 
@@ -35,14 +36,21 @@ def made_runner(config: VllmConfig) -> Runner:
     return Runner(Model(told.hf_text_config.num_hidden_layers, told.get_hidden_size()), told.get_hidden_size())
 
 
+def step(runner: Runner) -> None:
+    """Of a request that somebody made, or of one that an engine makes up to warm itself."""
+    runner._update_states(scheduled(new(runner.input_batch.req_ids[0], ROWS)))
+    runner._model_forward()
+
+
 class Worker(WorkerBase):
-    """Says by which hashes it would have compiled its model."""
+    """Says by which hashes it would have compiled its model. Warms up as the second runner does, through its own steps."""
 
     def load_model(self) -> None:
         self.model_runner = made_runner(self.vllm_config)
 
     def compile_or_warm_up_model(self) -> str:
         self.hashes = hashes(self.vllm_config)
+        step(self.model_runner)
         return "warm"
 
 
@@ -58,7 +66,7 @@ def main(folder: str) -> dict[str, Any]:
     install.TapClient = Told
     config, said = EngineArgs(model=folder, dtype="float32").create_engine_config(), Said()
     ranks()
-    untapped, refused = hashes(config), tapped(config, "99")
+    untapped, refused, hooked = hashes(config), tapped(config, "99"), tapped(config, "hooks:2")
     load_general_plugins()
     worker = Worker(config, 0, 0, "")
     worker.load_model()
@@ -66,6 +74,7 @@ def main(folder: str) -> dict[str, Any]:
     found = {
         "untapped": untapped,
         "refused": refused,
+        "plain hooks": hooked,
         "block 2": worker.hashes,
         "block 3": tapped(config, "3"),
         "blocks 2 and 3": tapped(config, "2,3"),
@@ -74,7 +83,11 @@ def main(folder: str) -> dict[str, Any]:
         "block 2 again": tapped(config, "2"),
     }
     points = [point.name for point in worker.stethoscope.points]
-    return {"compiled": install.compiled(config), "hashes": found, "warm": warm, "points": points, "said": said.lines}
+    counted = [tally.tokens for tally in worker.stethoscope.client.tallies]
+    step(worker.model_runner)
+    counted = [counted, [tally.tokens for tally in worker.stethoscope.client.tallies]]
+    told = {"compiled": choice.compiled(config), "hashes": found, "warm": warm, "points": points, "said": said.lines}
+    return {**told, "counted": counted}
 
 
 if __name__ == "__main__":
