@@ -149,7 +149,7 @@ CIRCUIT_METRICS = (
     ),
     gauge(
         "circuits_false_alarms_promised",
-        "False alarms in 30 days, at most, by the guarantee of all detectors together.",
+        "False alarms in 30 days, on average at most, by the guarantee of all detectors together.",
     ),
     counter("circuits_archive_rows", "Rows of sketches for the archive.", closed("outcome", ("written", "lost"))),
     counter("circuits_alarm_records", "Records of alarms.", closed("outcome", ("written", "lost"))),
