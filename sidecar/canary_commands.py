@@ -11,7 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sidecar.unsound import add_skip, passed_over
+
 if TYPE_CHECKING:
+    from sidecar.circuits.archive import ReadRows
+    from sidecar.circuits.since import Span
     from sidecar.live.deployed import Verdict
 
 EX_CHANGED = 1
@@ -56,6 +60,7 @@ def add(commands: Any) -> None:
     window.add_argument(
         "--alpha", type=float, default=0.1, metavar="SHARE", help="with report: of false alarms among those told (0.1)"
     )
+    add_skip(window)
     window.set_defaults(run=_window)
 
 
@@ -118,7 +123,7 @@ def _report(args: argparse.Namespace) -> int:
     from sidecar.circuits.merge import SketchError
     from sidecar.errors import ArtifactError
     from sidecar.live.canary_file import CanaryFileError
-    from sidecar.live.deployed import Standing, canary_rounds, newest_window, rows_since, span_of, verdicts
+    from sidecar.live.deployed import Compared, Standing, canary_rounds, newest_window, rows_since, span_of, verdicts
     from sidecar.live.windows import WindowError
 
     seconds = None if args.length is None else _seconds(args.length)
@@ -130,17 +135,17 @@ def _report(args: argparse.Namespace) -> int:
     try:
         baseline = load_baseline(args.baseline, root=args.baseline)
         since_s = newest_window(args.archive).from_s
-        rows = list(rows_since(args.archive, since_s))
-        span = span_of(rows, since_s, baseline.manifest.tick_s, seconds)
-        rounds = [] if args.reference is None else canary_rounds(args.archive, args.reference, since_s)
-        found = verdicts(rows, baseline.watched, span, rounds, args.alpha)
+        read = rows_since(args.archive, since_s, skip_unsound=args.skip_unsound)
+        span = span_of(read.rows, since_s, baseline.manifest.tick_s, seconds)
+        canaries = Compared() if args.reference is None else canary_rounds(args.archive, args.reference, since_s)
+        found = verdicts(read.rows, baseline.watched, span, canaries, args.alpha)
     except ArtifactError as error:
         return _refuse(f"{args.baseline}: {error.text}")
     except (ArchiveError, CanaryFileError, SketchError, WindowError) as error:
         return _refuse(error)
-    print(
-        f"since {_when(since_s)}: {span.ticks} ticks of {span.tick_s} s, {sum(one.whole for one in rounds)} whole rounds"
-    )
+    whole = sum(one.whole for one in canaries.rounds)
+    print(f"since {_when(since_s)}: {span.ticks} ticks of {span.tick_s} s, {whole} whole rounds")
+    print("\n".join(_on_disk(read, span)))
     if seconds is None:
         print("how long was not decided beforehand: whoever looks until something shows will find it (--for)")
     for one in found:
@@ -148,10 +153,21 @@ def _report(args: argparse.Namespace) -> int:
     return 0 if all(one.standing is Standing.UNCHANGED for one in found) else EX_CHANGED
 
 
+def _on_disk(read: ReadRows, span: Span) -> Iterator[str]:
+    """What of the span was looked at: a running sidecar has its newest ticks in memory."""
+    from sidecar.live.deployed import ticks_on_disk
+
+    ticks = ticks_on_disk(read.rows, span)
+    newest = f", the newest of {_when(ticks[-1] * span.tick_s)}" if ticks else ""
+    yield (
+        f"{len(ticks)} of these ticks are on disk{newest}; what is in no file yet (a sidecar keeps up to circuits.file_ticks "
+        "ticks until it ends) was not looked at"
+    )
+    yield from passed_over(read.unsound)
+
+
 def _verdict(one: Verdict, before: str) -> Iterator[str]:
     """Two lines for a terminal."""
-    from sidecar.live.deployed import ADVICE
-
     told, model = one.since, one.since.model_hash
     on = f" on {model[:12]}" if model not in ("", before) else ""
     seen = f"{told.sessions} sessions{on}"
@@ -164,7 +180,7 @@ def _verdict(one: Verdict, before: str) -> Iterator[str]:
     if not one.rejected and told.sessions < told.needed:
         many = f"about {told.needed:.0f}" if math.isfinite(told.needed) else "no number of them"
         seen += f"; {many} would show that it stopped"
-    yield f"{told.circuit}: {one.standing}: {ADVICE[one.standing]}"
+    yield f"{told.circuit}: {one.standing}: {one.advice}"
     yield f"  traffic: {seen}; canaries: {one.canaries.value.replace('_', ' ')}"
 
 

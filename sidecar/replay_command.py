@@ -37,6 +37,12 @@ def add(commands: Any) -> None:
         metavar="TICKS",
         help="what circuits.run_length was; default: what the baseline was fitted for",
     )
+    replay.add_argument(
+        "--skip-unsound",
+        action="store_true",
+        help="of a folder: an alarm whose archive files cannot be read is named with the reason and counted, and the others "
+        "are computed; the exit status is 1 then",
+    )
     replay.set_defaults(run=_replay)
 
 
@@ -50,7 +56,7 @@ def _replay(args: argparse.Namespace) -> int:
         if not args.alarm.is_dir():
             same = _one(args.alarm, args.archive or args.alarm.parent, against)
         else:
-            same = _all(args.alarm, args.archive or args.alarm, against)
+            same = _all(args.alarm, args.archive or args.alarm, against, skip_unsound=args.skip_unsound)
     except (ArchiveError, SketchError, RecordError) as error:
         print(f"sidecar: {error}", file=sys.stderr)
         return EX_DATA
@@ -74,8 +80,12 @@ def _against(args: argparse.Namespace) -> Against | None:
     return Against(made.digest, made.watched, args.run_length or made.manifest.run_length)
 
 
-def _all(folder: Path, archive: Path, against: Against | None) -> bool:
-    """Whether the records are one chain, and each is the same; a file that is no record breaks the chain."""
+def _all(folder: Path, archive: Path, against: Against | None, *, skip_unsound: bool) -> bool:
+    """Whether the records are one chain, and each is the same; a file that is no record breaks the chain.
+
+    skip_unsound: one whose archive cannot be read is told and not the same; else it raises ArchiveError.
+    """
+    from sidecar.circuits.archive import ArchiveError
     from sidecar.circuits.chain import Chain, records_in
     from sidecar.circuits.record import RecordError
 
@@ -85,8 +95,20 @@ def _all(folder: Path, archive: Path, against: Against | None) -> bool:
     chain.look()
     breaks = list(chain.breaks())
     print("\n".join((f"{folder}: BROKEN CHAIN", *(f"  {one}" for one in breaks))) if breaks else f"{folder}: one chain")
-    same = [_one(path, archive, against) for path in paths if path.name not in chain.unsound]
-    return all(same) and not breaks
+    same, unread = [], 0
+    for path in paths:
+        if path.name in chain.unsound:
+            continue
+        try:
+            same.append(_one(path, archive, against))
+        except ArchiveError as error:
+            if not skip_unsound:
+                raise
+            print(f"{path.stem}: NOT COMPUTED: {error}")
+            unread += 1
+    if unread:
+        print(f"{unread} of {len(paths)} records rest on files that cannot be read: passed over")
+    return all(same) and not breaks and not unread
 
 
 def _one(path: Path, archive: Path, against: Against | None) -> bool:

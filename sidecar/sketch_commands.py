@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sidecar.unsound import add_skip, passed_over
+
 if TYPE_CHECKING:
     from probes.circuits.baseline import Baseline
     from sidecar.circuits.fleet import Detected
@@ -25,11 +27,11 @@ def add(commands: Any) -> None:
         required=True, metavar="WHAT"
     )
     merge = sketch.add_parser("merge", help="add up the sketches of replicas: the same bits in any order")
-    merge.add_argument("files", nargs="+", type=Path, metavar="FILE", help=_FILES)
+    _files(merge, _FILES)
     merge.add_argument("--out", type=Path, required=True, metavar="FILE")
     merge.set_defaults(run=_merge)
     show = sketch.add_parser("show", help="what archived sketches say")
-    show.add_argument("files", nargs="+", type=Path, metavar="FILE", help=_FILES)
+    _files(show, _FILES)
     show.set_defaults(run=_show)
     detect = sketch.add_parser(
         "detect",
@@ -38,7 +40,7 @@ def add(commands: Any) -> None:
         "the same arithmetic: would the fleet as a whole have alarmed, where and when?",
         epilog=f"exit status: 0 no alarm, {EX_ALARM} an alarm, {EX_DATA} a file is unsound or of another model or spec",
     )
-    detect.add_argument("files", nargs="+", type=Path, metavar="FILE", help=f"{_FILES}, merged or not")
+    _files(detect, f"{_FILES}, merged or not")
     detect.add_argument("--baseline", type=Path, required=True, metavar="FOLDER")
     detect.add_argument(
         "--run-length",
@@ -50,17 +52,23 @@ def add(commands: Any) -> None:
     detect.set_defaults(run=_detect)
 
 
+def _files(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument("files", nargs="+", type=Path, metavar="FILE", help=what)
+    add_skip(command)
+
+
 def _merge(args: argparse.Namespace) -> int:
     from sidecar.circuits.archive import ArchiveError, read_archives, write_archive
     from sidecar.circuits.merge import SketchError, merge
 
     try:
-        made = merge(read_archives(args.files))
+        read = read_archives(args.files, skip_unsound=args.skip_unsound)
+        made = merge(read.rows)
         written = write_archive(args.out, made.rows)
     except (ArchiveError, SketchError) as error:
         return _refuse(error)
     again = f"; {made.repeated} that came again count once" if made.repeated else ""
-    print(f"{args.out}: {len(made.rows)} rows{again}; sha256 {written.digest}")
+    print("\n".join((f"{args.out}: {len(made.rows)} rows{again}; sha256 {written.digest}", *passed_over(read.unsound))))
     return 0
 
 
@@ -69,13 +77,16 @@ def _show(args: argparse.Namespace) -> int:
     from sidecar.circuits.merge import SketchError, merge
 
     try:
-        made = merge(read_archives(args.files))
+        read = read_archives(args.files, skip_unsound=args.skip_unsound)
+        made = merge(read.rows)
     except (ArchiveError, SketchError) as error:
         return _refuse(error)
     for name in sorted({row.key.circuit for row in made.rows}):
         print("\n".join(_circuit([row for row in made.rows if row.key.circuit == name])))
     if made.repeated:
         print(f"{made.repeated} rows that came again count once")
+    for line in passed_over(read.unsound):
+        print(line)
     return 0
 
 
@@ -132,12 +143,12 @@ def _detect(args: argparse.Namespace) -> int:
         run_length = baseline.manifest.run_length if args.run_length is None else args.run_length
         if run_length < 1 or args.cool_down < 1:
             raise SketchError("--run-length and --cool-down are ticks, one at least")
-        found = detect(
-            read_archives(args.files), baseline.watched, baseline.manifest.tick_s, Settings(run_length, args.cool_down)
-        )
+        read = read_archives(args.files, skip_unsound=args.skip_unsound)
+        settings = Settings(run_length, args.cool_down)
+        found = detect(read.rows, baseline.watched, baseline.manifest.tick_s, settings)
     except (ArchiveError, SketchError) as error:
         return _refuse(error)
-    print("\n".join(_detected(found, baseline.manifest.tick_s)))
+    print("\n".join((*_detected(found, baseline.manifest.tick_s), *passed_over(read.unsound))))
     return EX_ALARM if found.alarms else 0
 
 

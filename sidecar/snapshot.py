@@ -187,14 +187,16 @@ class CanarySnapshot:
     """The newest rounds of canaries. Distances are in floors of noise; moved: two rounds in a row said so."""
 
     configured: bool = False
-    recorded: bool = False  # there is a reference to compare with
-    rounds: Mapping[str, int] = field(default_factory=dict)  # "whole", "partial" or "failed"
+    recorded: bool = False  # the newest round was compared with a reference
+    rounds: Mapping[str, int] = field(default_factory=dict)  # "whole", "partial", "failed" or "not_compared"
     age_s: float | None = None  # since the newest whole round
     circuits: Mapping[str, float] = field(default_factory=dict)
     layers: Mapping[str, float] = field(default_factory=dict)  # by tap point
     moved_circuits: tuple[str, ...] = ()
     moved_layers: tuple[str, ...] = ()
     first_moved: str = ""  # the tap point that the model computes first among them: where it was changed, or before
+    every_s: float = 0.0  # between two rounds
+    unused: Mapping[str, int] = field(default_factory=dict)  # rows of no round, by `Unused`
 
 
 @dataclass(frozen=True, slots=True)

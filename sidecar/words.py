@@ -72,7 +72,7 @@ def _evidence(part: control_pb2.CircuitSliceState) -> str:
 
 def _canaries(now: control_pb2.CanaryState) -> str:
     age = f", the newest {now.age_s:.0f} s ago" if now.HasField("age_s") else ""
-    what = "no reference to compare with" if not now.recorded else "quiet"
+    what = "compared with nothing" if not now.recorded else "quiet"
     if now.moved:
         what = f"MOVED from {now.moved[0]} on"
     return f"canaries: {now.whole} whole rounds, {now.not_whole} others{age}; {what}" + (

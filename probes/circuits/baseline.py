@@ -14,15 +14,18 @@ from pydantic import Field, model_validator
 from probes.envelope import Form
 from probes.manifest.fields import Digest, Sealed, Strict, Text
 from probes.tensorfile import dump_tensors, parse_tensors
-from sidecar.circuits.circuit import SLICES
-from sidecar.circuits.reference import Reference
+from sidecar.circuits.circuit import SLICES, Floats
+from sidecar.circuits.reference import WEEK, Reference, hour_of_week
 from sidecar.circuits.watch import Watched
 from sidecar.errors import ArtifactError, ArtifactReason
 from sidecar.types import FloatArray
 
 SCHEMA = "stethoscope.baseline/1"
-_NAMES = frozenset({"mean", "half_width"})
+MOST = 1 << 24  # sessions that are told of an hour: so far float32 holds every integer
+_NAMES = frozenset({"mean", "half_width", "sessions"})
+_HOUR_S = 3600
 Count = Annotated[int, Field(ge=0)]
+Tick = Annotated[int, Field(ge=0, le=1 << 48)]
 
 
 class State(StrEnum):
@@ -64,8 +67,8 @@ class BaselineManifest(Sealed):
     tick_s: Annotated[int, Field(ge=1, le=3600)]
     buckets: Literal[1, 168]
     state: State
-    first_tick: Count
-    last_tick: Count
+    first_tick: Tick
+    last_tick: Tick
     left_out: Annotated[int, Field(ge=2)]
     run_length: Annotated[int, Field(ge=1)]
     archives: Annotated[tuple[Digest, ...], Field(min_length=1, max_length=1024)]
@@ -85,10 +88,14 @@ class BaselineManifest(Sealed):
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """float32 [rows, buckets]: means m, and half-widths c; 1 where there was nothing to learn from."""
+    """float32 [rows, buckets]: means m, and half-widths c; 1 where there was nothing to learn from.
+
+    sessions: how many bet in that very hour, all weeks together, `MOST` at most; with no other hour's, unlike m and c.
+    """
 
     mean: FloatArray
     half_width: FloatArray
+    sessions: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +115,14 @@ def load_baseline(folder: Path, *, root: Path) -> Baseline:
 
 def save_baseline(folder: Path, fields: Mapping[str, Any], levels: Levels) -> BaselineManifest:
     """Write a baseline that `load_baseline` accepts, or nothing; the same input gives the same bytes. Raises ArtifactError."""
-    return FORM.save(folder, fields, dump_tensors({"mean": levels.mean, "half_width": levels.half_width}))
+    return FORM.save(folder, fields, dump_tensors({name: getattr(levels, name) for name in _NAMES}))
 
 
 def watched(manifest: BaselineManifest, levels: Levels) -> list[Watched]:
     """Every circuit in every slice, with its reference."""
     told = [(one, name) for one in manifest.circuits for name in one.slices]
     mean, half_width = levels.mean.astype(np.float64), levels.half_width.astype(np.float64)
+    per_tick = levels.sessions.astype(np.float64) / np.maximum(_ticks(manifest), 1)
     return [
         Watched(
             one.name,
@@ -122,7 +130,7 @@ def watched(manifest: BaselineManifest, levels: Levels) -> list[Watched]:
             manifest.model_hash,
             one.spec_hash,
             one.tokens,
-            Reference(mean[at], half_width[at], one.tolerance),
+            Reference(mean[at], half_width[at], one.tolerance, per_tick[at]),
             len(one.slices),
             manifest.state is State.LEARNING,
         )
@@ -130,17 +138,45 @@ def watched(manifest: BaselineManifest, levels: Levels) -> list[Watched]:
     ]
 
 
+def _ticks(manifest: BaselineManifest) -> Floats:
+    """[buckets], how many ticks from the first to the last began in each, whoever came; of whole weeks as many each."""
+    tick_s, many = manifest.tick_s, manifest.last_tick - manifest.first_tick + 1
+    if manifest.buckets == 1:
+        return np.array([float(many)])
+    weeks, rest_s = divmod(many * tick_s, WEEK * _HOUR_S)
+    ticks = np.full(WEEK, weeks * _HOUR_S / tick_s)
+    at_s = manifest.first_tick * tick_s
+    ends_s = at_s + rest_s
+    while at_s < ends_s:
+        next_s = min((at_s // _HOUR_S + 1) * _HOUR_S, ends_s)
+        ticks[hour_of_week(at_s)] += -(-next_s // tick_s) + (-at_s // tick_s)  # multiples from at_s to before next_s
+        at_s = next_s
+    return ticks
+
+
 def _parse(manifest: BaselineManifest, data: bytes) -> Levels:
     want = (manifest.rows, manifest.buckets)
 
     def check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
         if set(shapes.values()) != {want}:
-            raise ArtifactError(ArtifactReason.BAD_SHAPE, f"the manifest wants mean and half_width of shape {want}")
+            raise ArtifactError(
+                ArtifactReason.BAD_SHAPE, f"the manifest wants mean, half_width and sessions of shape {want}"
+            )
 
     tensors = parse_tensors(data, _NAMES, check_shapes)
-    if not all(((one >= 0) & (one <= 1)).all() for one in tensors.values()):
+    found = Levels(**tensors)
+    if not all(((one >= 0) & (one <= 1)).all() for one in (found.mean, found.half_width)):
         raise ArtifactError(ArtifactReason.BAD_WEIGHTS, "a mean or a half-width is not a share")
-    return Levels(tensors["mean"], tensors["half_width"])
+    _check_sessions(manifest, found.sessions.astype(np.float64))
+    return found
+
+
+def _check_sessions(manifest: BaselineManifest, sessions: Floats) -> None:
+    if not ((sessions >= 0) & (sessions <= MOST) & (sessions == np.floor(sessions))).all():
+        raise ArtifactError(ArtifactReason.BAD_WEIGHTS, "a number of sessions is no count")
+    told = np.array([float(count) for one in manifest.circuits for count in one.sessions])
+    if not ((sessions.sum(axis=1) == told) | (sessions == MOST).any(axis=1)).all():
+        raise ArtifactError(ArtifactReason.BAD_WEIGHTS, "the hours' sessions are not those that the manifest tells")
 
 
 FORM: Form[BaselineManifest, Levels] = Form(SCHEMA, BaselineManifest, _parse)

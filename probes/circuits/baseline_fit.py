@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from probes.circuits.baseline import BaselineManifest, Levels, State, save_baseline
+from probes.circuits.baseline import MOST, BaselineManifest, Levels, State, save_baseline
 from probes.errors import LabError
 from sidecar.circuits.archive import ArchiveError, archive_files, digest_of, read_archive
 from sidecar.circuits.detector import BETS, NOTHING, RUN_LENGTH, Fixed, advance, betting_table, log_e, log_threshold
@@ -97,11 +97,17 @@ def fit_baseline(archives: Sequence[Path], out: Path, options: Options) -> Basel
         "archives": sorted(set(digests)),
         "circuits": [fields for fields, _ in fitted],
     }
-    mean, width = (np.concatenate([getattr(levels, name) for _, levels in fitted]) for name in ("mean", "half_width"))
+    found = [levels for _, levels in fitted]
     try:
-        return save_baseline(out, fields, Levels(mean, width))
+        return save_baseline(out, fields, _together(found))
     except ArtifactError as error:
         raise LabError(f"{out}: {error.text}") from None
+
+
+def _together(found: Sequence[Levels]) -> Levels:
+    """Circuit after circuit, in the order of the manifest's rows."""
+    names = ("mean", "half_width", "sessions")
+    return Levels(**{name: np.concatenate([getattr(one, name) for one in found]) for name in names})
 
 
 def _state(histories: Sequence[History], options: Options) -> State:
@@ -185,10 +191,11 @@ def _tolerances(found: Levels, options: Options) -> list[float]:
 
 
 def levels(evidence: Counts) -> Levels:
-    """evidence: [buckets, S, k+1]. Means and half-widths [S, buckets], as they are kept.
+    """evidence: [buckets, S, k+1]. Means, half-widths and sessions [S, buckets], as they are kept.
 
     The half-width is 2.58 standard errors, and 3 / n for what a few sessions did not show.
     """
+    came = np.minimum(evidence.sum(axis=-1), MOST)
     if len(evidence) == WEEK:
         few = evidence.sum(axis=-1, keepdims=True) < _FEW
         same_hour = np.tile(evidence.reshape(7, 24, *evidence.shape[1:]).sum(axis=0), (7, 1, 1))
@@ -200,7 +207,7 @@ def levels(evidence: Counts) -> Levels:
     mean = evidence @ x / n
     spread = np.maximum(evidence @ x**2 / n - mean**2, 0.0)
     width = np.where(many >= 2, np.minimum(_Z * np.sqrt(spread / n) + 3 / n, 1.0), 1.0)
-    return Levels(mean.T.astype(np.float32), width.T.astype(np.float32))
+    return Levels(*(one.T.astype(np.float32) for one in (mean, width, came)))
 
 
 def _replay(

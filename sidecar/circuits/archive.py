@@ -1,7 +1,8 @@
 """The sketches of closed ticks as Parquet: one row per circuit, slice and tick, integers only.
 
-A file is written whole, under another name, and then given its own: whoever reads finds it complete or not at all. What is
-in one is never changed. A kill loses the ticks that were not yet in a file, `rows_limit` rows at most.
+A file is written whole, under another name, and then given its own: whoever reads finds it complete or not at all, and once it is
+told, a power loss does not take it. What is in one is never changed. A kill loses the ticks that were not yet in a file,
+`rows_limit` rows at most.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sidecar.circuits.published import publish
 from sidecar.circuits.tick import PARTS, SINGLE, Shape, TickKey, TickRow
 
 if TYPE_CHECKING:
@@ -38,6 +40,14 @@ class ArchiveFile:
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class ReadRows:
+    """Of several files. unsound: of each that was passed over its path, and why it cannot be read."""
+
+    rows: list[TickRow]
+    unsound: tuple[str, ...] = ()
+
+
 def write_archive(path: Path, rows: Sequence[TickRow]) -> ArchiveFile:
     """All of them, in the order of their keys: same rows, same bytes. Raises ArchiveError, also if it is there already."""
     from pyarrow import parquet
@@ -47,7 +57,7 @@ def write_archive(path: Path, rows: Sequence[TickRow]) -> ArchiveFile:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         parquet.write_table(table, temporary, compression="zstd")
-        os.link(temporary, path)  # unlike a rename, it never takes the place of another file
+        publish(temporary, path)
     except FileExistsError:
         raise ArchiveError(f"{path}: there is a file already") from None
     except OSError as error:
@@ -58,19 +68,35 @@ def write_archive(path: Path, rows: Sequence[TickRow]) -> ArchiveFile:
     return ArchiveFile(path, digest_of(path))
 
 
-def read_archives(paths: Iterable[Path]) -> list[TickRow]:
+def read_archives(paths: Iterable[Path], *, skip_unsound: bool = False) -> ReadRows:
     """The rows of files, and of all files of folders. Raises ArchiveError, also if there is none: nothing can be said of that."""
     paths = list(paths)
-    rows = [row for path in archive_files(paths) for row in read_archive(path)]
-    if not rows:
-        raise ArchiveError(f"{', '.join(map(str, paths))}: no rows")
-    return rows
+    found = read_files(archive_files(paths), skip_unsound=skip_unsound)
+    if not found.rows:
+        raise ArchiveError("; ".join((f"{', '.join(map(str, paths))}: no rows", *found.unsound)))
+    return found
+
+
+def read_files(files: Iterable[Path], *, skip_unsound: bool = False) -> ReadRows:
+    """All their rows. Raises ArchiveError, which names every one that is unsound, unless these are to be passed over."""
+    rows: list[TickRow] = []
+    unsound: list[str] = []
+    for path in files:
+        try:
+            rows += read_archive(path)
+        except ArchiveError as error:
+            unsound.append(str(error))
+    if unsound and not skip_unsound:
+        raise ArchiveError("; ".join(unsound))
+    return ReadRows(rows, tuple(unsound))
 
 
 def archive_files(paths: Iterable[Path]) -> list[Path]:
-    """Folders are replaced by their files, in the order of their names. Raises ArchiveError if a folder has none."""
+    """Folders are replaced by their files, in the order of their names. Raises ArchiveError if one has none, or is not there."""
     found: list[Path] = []
     for path in paths:
+        if not path.exists():
+            raise ArchiveError(f"{path}: no such file")
         files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
         if not files:
             raise ArchiveError(f"{path}: no Parquet file in this folder")

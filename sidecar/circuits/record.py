@@ -17,6 +17,7 @@ from probes.manifest.fields import Digest, Share, Strict, Text
 from probes.strictjson import canonical, parse_strict, pretty
 from sidecar.circuits.archive import ArchiveFile
 from sidecar.circuits.detector import BETS, advance, betting_table, leans, log_e
+from sidecar.circuits.published import publish
 from sidecar.circuits.reference import Band
 from sidecar.circuits.tick import TickRow
 from sidecar.circuits.watch import Alarm
@@ -24,6 +25,7 @@ from sidecar.circuits.watch import Alarm
 SCHEMA = "stethoscope.alarm/1"
 _LIMIT_BYTES = 4 << 20
 _TRACES = 16
+ARCHIVES = 512  # an alarm rests on 240 ticks and the one before, and no tick makes more than one file
 Integer = Annotated[int, Field(ge=-(1 << 62), le=1 << 62)]
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
 
@@ -73,7 +75,7 @@ class AlarmRecord(Strict):
     spec_hash: Text
     baseline_digest: Digest
     config_hash: Text
-    archives: Annotated[tuple[Archived, ...], Field(min_length=1, max_length=64)]
+    archives: Annotated[tuple[Archived, ...], Field(min_length=1, max_length=ARCHIVES)]
     trace_ids: Annotated[tuple[Text, ...], Field(max_length=_TRACES)] = ()
     previous: Digest | None = None
     replay: Text
@@ -89,7 +91,10 @@ class AlarmRecord(Strict):
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What an alarm's record says besides its arithmetic. trace_ids: of the sessions that weighed most; at most 16 are kept."""
+    """What an alarm's record says besides its arithmetic. At most 16 trace_ids are kept.
+
+    trace_ids: of sessions that bet since the alarm's checkpoint, in its slice and on its side of the band, the farthest first.
+    """
 
     baseline_digest: str
     config_hash: str = ""
@@ -138,7 +143,7 @@ def make_record(
 
 
 def write_record(record: AlarmRecord, folder: Path) -> Path:
-    """A file of its own, there whole or not at all, and never written again.
+    """A file of its own, there whole or not at all, never written again, and on the disk when this returns.
 
     Raises RecordError, also if it is there already.
     """
@@ -148,9 +153,7 @@ def write_record(record: AlarmRecord, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "wb") as file:
             file.write(pretty(record.model_dump(mode="json", by_alias=True)))
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)  # unlike a rename, it never takes the place of another file
+        publish(temporary, path)
     except OSError as error:
         raise RecordError(f"{path} cannot be written: {error.strerror}") from None
     finally:

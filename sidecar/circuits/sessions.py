@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -53,11 +53,12 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Bets:
-    """For each bet its slice, its circuit, and how many of the k tokens were engaged."""
+    """For each bet its slice, its circuit, how many of the k tokens were engaged, and which of the step's sessions made it."""
 
     slices: IndexArray
     circuits: IndexArray
     engaged: IndexArray
+    sessions: IndexArray
 
 
 @dataclass(slots=True)
@@ -79,6 +80,19 @@ class Seen:
     engaged: npt.NDArray[np.uint8]
     slices: Counts
     last: Counts
+
+    def of(self, circuits: Sequence[int], slices: Sequence[int]) -> Seen:
+        """The same sessions in other circuits and slices. Raises ValueError if there are sessions of slices that there were not.
+
+        circuits: for each of them the place that it had before; -1 for a new one, in which nobody has bet. slices: for each that
+        there was its place now; -1 where it is gone: what a session has yet to bet, it bets where its next row is.
+        """
+        if ((self.slices < -1) | (self.slices >= len(slices))).any():
+            raise ValueError("no such slice")
+        before = np.array(circuits, np.intp)
+        kept = (before >= 0).astype(np.uint8)
+        moved = np.array([*slices, -1], np.int64)[self.slices]  # and none stays none
+        return replace(self, seen=self.seen[:, before] * kept, engaged=self.engaged[:, before] * kept, slices=moved)
 
 
 class Sessions:
@@ -139,6 +153,11 @@ class Sessions:
         self._full[places] = (self._seen[places] == self._tokens).all(axis=1)
         self._draw_starts(places)
 
+    def succeed(self, before: Sessions, known: Seen) -> None:
+        """Go on from ``before``, of which ``known`` is the `state` in these circuits, before the first row. Counts go on, too."""
+        self.restore(known)
+        self.counts = before.counts
+
     def take(self, activity: Activity, tick: int) -> Bets:
         """Note the tokens of every session, and return the bets that are complete with them. A few passes over the rows that count.
 
@@ -148,12 +167,12 @@ class Sessions:
         rows = np.flatnonzero(at >= 0)
         at = at[rows]
         if not len(rows):
-            return Bets(at, at, at)
+            return Bets(at, at, at, at)
         order = np.lexsort((self._turns(activity, rows, at), at))  # by session, in their turns
         rows, at = rows[order], at[order]
         begins = np.flatnonzero(np.concatenate(([True], at[1:] != at[:-1])))
         used = self._used(activity.sound[:, rows], begins, at)
-        return self._note(used, used & activity.engaged[:, rows], at[begins], begins, activity.slices[rows[begins]])
+        return self._note(activity, used, used & activity.engaged[:, rows], at[begins], begins, rows[begins])
 
     def _turns(self, activity: Activity, rows: IndexArray, at: IndexArray) -> IndexArray | PositionArray:
         """In which order a session's tokens of one step are looked at: a prompt's first words are no sample of it.
@@ -178,6 +197,10 @@ class Sessions:
         short = self._short.copy()
         self._short.fill(0)
         return short
+
+    def set_back(self, tick: int) -> None:
+        """It is ``tick`` again: whoever was seen after that was seen now. Who has bet, has bet."""
+        np.minimum(self._last, tick, out=self._last)
 
     def _places_of(self, activity: Activity, tick: int) -> IndexArray:
         """[sessions of the step], their places, -1 for those that do not bet (any more)."""
@@ -251,18 +274,25 @@ class Sessions:
         return used
 
     def _note(
-        self, used: BoolArray, engaged: BoolArray, group: IndexArray, begins: IndexArray, slices: IndexArray
+        self,
+        activity: Activity,
+        used: BoolArray,
+        engaged: BoolArray,
+        group: IndexArray,
+        begins: IndexArray,
+        first: IndexArray,
     ) -> Bets:
-        """group: [G], the place of each session."""
+        """group: [G], the place of each session; first: [G], its row in ``activity`` that came first."""
         new = self._slice[group] < 0
-        self._slice[group[new]] = slices[new]
+        self._slice[group[new]] = activity.slices[first[new]]
         more = _by_session(used, begins)
         seen, hits = self._seen[group] + more, self._engaged[group] + _by_session(engaged, begins)
         self._seen[group], self._engaged[group] = seen, hits
         whole = seen == self._tokens
         self._full[group] = whole.all(axis=1)
         which, circuits = np.nonzero(whole & (more > 0))
-        return Bets(self._slice[group[which]], circuits, hits[which, circuits].astype(np.intp))
+        hit = hits[which, circuits].astype(np.intp)
+        return Bets(self._slice[group[which]], circuits, hit, activity.sessions[first[which]])
 
 
 def _by_session(flags: BoolArray, begins: IndexArray) -> npt.NDArray[np.uint8]:

@@ -95,6 +95,10 @@ class LiveSketch:
             one.fill(0)
         return made
 
+    def set_back(self) -> None:
+        """The clock was set back: the next tick may be any. Whoever calls this closes none twice."""
+        self._last_tick = None
+
     def evidence(self, number: int) -> Counts:
         """[slices, k+1] of one circuit in the tick that runs: a copy, for whoever shows it."""
         return self._evidence[:, number, : self._bank.circuits[number].tokens + 1].copy()

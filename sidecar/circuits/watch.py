@@ -93,7 +93,7 @@ class Watch:
         self._cooling = np.zeros(count, np.int64)
         self._silent = np.zeros(count, np.int64)
         self._tables: tuple[tuple[int, ...] | None, Fixed] = (None, np.zeros(0, np.int64))
-        self._expects = np.ones(count, np.bool_)  # whether anybody came at this hour while the baseline was learned
+        self._expects = np.zeros(count, np.bool_)  # whether silence at this hour is news; known with the first tick
         self._last_tick: int | None = None
         self.late = 0  # ticks that came after a later one: in the archive, and no evidence
         self.repeated = 0  # the last tick once more
@@ -111,7 +111,7 @@ class Watch:
 
     @property
     def silent_ticks(self) -> Fixed:
-        """[watched], ticks since a session bet, in hours that the reference knows: a copy. No data is an alert of its own."""
+        """[watched], ticks since a session bet, of hours that bring enough of them: a copy. No data is an alert of its own."""
         return self._silent.copy()
 
     @property
@@ -145,6 +145,17 @@ class Watch:
         )
         self._checkpoint(tick, cooling)
         return made
+
+    def begin_anew(self) -> None:
+        """Forget all evidence, and which ticks there were: time goes on at another one. Who cools or is silent still is."""
+        self._log_m.fill(NOTHING)
+        self._marks.fill(NOTHING)
+        self._last_tick = None  # the next tick's checkpoint is just before it
+
+    def pass_over(self, tick: int) -> None:
+        """The archive has rows of ``tick`` from another time, which a replay would take for evidence: none goes on beyond it."""
+        if self._last_tick is not None and tick > self._last_tick:
+            self.begin_anew()
 
     def state(self) -> dict[str, object]:
         """Everything that it remembers, as JSON carries it."""

@@ -264,7 +264,7 @@ class Circuits(Section):
         Field(
             ge=4, le=3600, description="a file of the archive holds so many ticks: that much is lost with the machine"
         ),
-    ] = 60  # an alarm rests on 240 ticks at most, and its record names 64 files
+    ] = 60  # what an alarm rests on is 240 ticks at most: a record never names too many files
     archive: Annotated[
         Path | None, Field(description="folder for sketches (Parquet) and the records of alarms; empty: none are kept")
     ] = None
@@ -285,7 +285,7 @@ class Circuits(Section):
 
 
 class Marks(StrEnum):
-    """How a request says to the tap that it is a canary."""
+    """Where a request carries the token by which the tap believes that it is a canary."""
 
     HEADERS = "headers"  # transformers' launcher
     VLLM_XARGS = "vllm_xargs"  # vLLM, in the body
@@ -305,7 +305,7 @@ class Canary(Section):
     ] = ""
     marks: Marks = Marks.HEADERS
     token_file: Annotated[
-        Path | None, Field(description="what the tap's STETHOSCOPE_CANARY_TOKEN is; needed for headers")
+        Path | None, Field(description="what the tap's STETHOSCOPE_CANARY_TOKEN is; canary.url needs it")
     ] = None
     prompts: Annotated[Path | None, Field(description="a prompt a line, 8 to 128; empty: 32 of our own")] = None
     reference: Annotated[

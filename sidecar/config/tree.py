@@ -18,7 +18,6 @@ from sidecar.config.sections import (
     Limits,
     Listen,
     Log,
-    Marks,
     Metrics,
     Ring,
     Sampling,
@@ -67,8 +66,8 @@ RELATIONS = (
     ),
     Relation(
         ("canary.url", "canary.token_file"),
-        lambda c: not c.canary.url or c.canary.marks is not Marks.HEADERS or c.canary.token_file is not None,
-        "canary.url needs canary.token_file where headers mark canaries: nobody else may call itself one",
+        lambda c: not c.canary.url or c.canary.token_file is not None,
+        "canary.url needs canary.token_file: nobody else may call itself a canary",
     ),
     Relation(
         ("circuits.replica", "circuits.replicas"),

@@ -19,6 +19,7 @@ from sidecar.export.metric import (
     histogram,
 )
 from sidecar.live.alarms import Cause
+from sidecar.live.canary_arrivals import Unused
 from sidecar.snapshot import CircuitState
 
 # What is counted of one circuit is 1.5 KiB of a page in each slice, and its histograms are 30 lines.
@@ -118,14 +119,14 @@ CIRCUIT_METRICS = (
     ),
     gauge(
         "circuit_silent_seconds",
-        "Time without a session that bet, in hours in which the baseline saw some: no data is no evidence.",
+        "Time without a session that bet, in hours in which the baseline saw enough of them: no data is no evidence.",
         _BY_SLICE,
         unit="seconds",
     ),
     counter(
         "circuits_ticks",
         "Ticks, by what became of them.",
-        closed("outcome", ("closed", "late", "repeated", "missed", "lost")),
+        closed("outcome", ("closed", "late", "repeated", "missed", "lost", "set_back")),
     ),
     Metric(
         f"{PREFIX}circuit_alarm",
@@ -173,10 +174,18 @@ CIRCUIT_METRICS = (
         (TAP_POINT,),
     ),
     gauge("canary_configured", "1 if canaries are to be sent."),
-    gauge("canary_recorded", "1 if there is a reference to compare canaries with."),
+    gauge("canary_recorded", "1 if the newest round of canaries that came was compared with a reference."),
+    gauge("canary_interval_seconds", "A round of canaries begins this often.", unit="seconds"),
     gauge("canary_age_seconds", "Time since the newest round of canaries that was whole.", unit="seconds"),
     counter(
-        "canary_rounds", "Rounds of canaries, by how they ended.", closed("outcome", ("whole", "partial", "failed"))
+        "canary_rounds",
+        "Rounds of canaries, by how they ended; not_compared: the reference is of another model, engine, or prompts.",
+        closed("outcome", ("whole", "partial", "failed", "not_compared")),
+    ),
+    counter(
+        "canary_rows_unused",
+        "Rows of canaries that are no part of a round: none ran, it had that token, or they are of no prompt or plan of it.",
+        closed("reason", Unused),
     ),
     gauge("deploy_window", "1 while a deploy window is open: the model is meant to change."),
     gauge(

@@ -14,6 +14,7 @@ from sidecar.export.metric import PREFIX
 from sidecar.export.table import ANY_TAP_POINT, REFUSED
 from sidecar.ledger import LedgerCounts
 from sidecar.live.alarms import Cause
+from sidecar.live.canary_arrivals import Unused
 from sidecar.snapshot import (
     CanarySnapshot,
     CircuitSliceSnapshot,
@@ -240,7 +241,9 @@ _CIRCUITS: dict[str, Reader] = {
     "canary_configured": lambda s: _one(int(_canaries(s).configured)),
     "canary_recorded": lambda s: _one(int(_canaries(s).recorded)),
     "canary_age_seconds": _canary_age,
-    "canary_rounds_total": lambda s: _members(_canaries(s).rounds, ("whole", "partial", "failed")),
+    "canary_interval_seconds": lambda s: _one(_canaries(s).every_s) if _canaries(s).configured else (),
+    "canary_rounds_total": lambda s: _members(_canaries(s).rounds, ("whole", "partial", "failed", "not_compared")),
+    "canary_rows_unused_total": lambda s: _members(_canaries(s).unused, Unused),
     "deploy_window": lambda s: _one(int(s.circuits.kept.deploying)),
     "deploy_windows_unsound": lambda s: _one(int(s.circuits.kept.windows_unsound)),
     "circuit_alarm": _alarms,
@@ -267,7 +270,9 @@ _CIRCUITS: dict[str, Reader] = {
     "circuit_evidence_log": _by_slice(lambda part: part.log_evidence),
     "circuit_evidence_threshold_ratio": _by_slice(_share),
     "circuit_silent_seconds": _by_slice(lambda part: part.silent_s),
-    "circuits_ticks_total": lambda s: _members(s.circuits.ticks, ("closed", "late", "repeated", "missed", "lost")),
+    "circuits_ticks_total": lambda s: _members(
+        s.circuits.ticks, ("closed", "late", "repeated", "missed", "lost", "set_back")
+    ),
     "circuits_tick_seconds": lambda s: _one(s.circuits.tick_s),
     "circuits_memory_bytes": lambda s: _one(s.circuits.bytes),
 }

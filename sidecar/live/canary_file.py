@@ -38,7 +38,12 @@ class About:
     groups: tuple[tuple[str, int, bool], ...]  # name, columns, relative
 
     def same(self, other: About) -> bool:
-        return self._of == other._of
+        return not self.unlike(other)
+
+    def unlike(self, other: About) -> tuple[str, ...]:
+        """In what they differ, of that which keeps two rounds from being compared; for people."""
+        pairs = zip(("weights", "dtype", "engine", "prompts"), self._of, other._of, strict=True)
+        return tuple(name for name, mine, theirs in pairs if mine != theirs)
 
     @property
     def _of(self) -> tuple[str, ...]:

@@ -6,13 +6,15 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
-from sidecar.circuits.canary import Reference, Round, compare, moved
+from sidecar.circuits.canary import Reference, Round, Token, compare, moved
 from sidecar.clock import Clock
 from sidecar.config import Config
 from sidecar.errors import ConfigError
 from sidecar.live.alarms import Canaries
+from sidecar.live.canary_arrivals import Arrivals
 from sidecar.live.canary_file import (
     About,
     CanaryFileError,
@@ -29,6 +31,7 @@ from sidecar.live.canary_values import PlanValues, circuit_group, says
 from sidecar.log import Level, Log
 from sidecar.reading.plan import Plan
 from sidecar.snapshot import CanarySnapshot
+from sidecar.types import FloatArray
 
 ROUNDS = "canaries"  # the folder of rounds, in the archive
 KEPT_ROUNDS = 32
@@ -52,13 +55,14 @@ class CanaryRunner:
         self._token = ""
         self._known: tuple[About, Reference] | None = None
         self._known_of: int | None = None  # when its file was written, ns
-        self._arrived: list[CanaryRow] = []
+        self._arrivals = Arrivals()
         self._changed = threading.Condition()
         self._asked = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._newest: deque[tuple[int, Round]] = deque(maxlen=4)  # those that were compared, each by its number
-        self._counts = {"whole": 0, "partial": 0, "failed": 0}
+        self._uncompared = "nothing was sent yet"  # why the newest round was not compared; empty: it was
+        self._counts = {"whole": 0, "partial": 0, "failed": 0, "not_compared": 0}
         self._whole_s: float | None = None
         self.begun = self.rounds = 0  # since the start; those that have ended, however they did
         self.fetch: Callable[[], None] = lambda: None  # let ``take`` have what has come
@@ -69,8 +73,6 @@ class CanaryRunner:
             self._refer()
         except CanaryFileError as error:
             raise ConfigError([f"canary.reference: {error}"]) from None
-        if self._known is None:
-            self._log.event(Level.WARNING, "canaries_not_compared", text="there is no reference: sidecar canary record")
         self._thread = threading.Thread(target=self._run, name="canaries", daemon=True)
         self._thread.start()
 
@@ -98,10 +100,10 @@ class CanaryRunner:
     # the keeper's side
 
     def take(self, rows: Sequence[CanaryRow]) -> None:
-        """Rows that came from the engine; those of no round are dropped when the next one begins."""
+        """Rows that came from the engine; those of no round are dropped and counted."""
         if rows:
             with self._changed:
-                self._arrived.extend(rows)
+                self._arrivals.add(rows)
                 self._changed.notify_all()
 
     def hurry(self) -> None:
@@ -147,66 +149,89 @@ class CanaryRunner:
 
     def _send(self, plan: Plan) -> None:
         self._refer()
-        with self._changed:
-            self._arrived.clear()
-        answered = Sender(self._config, self._token).send(self._prompts)
-        rows = self._wait_for(answered)
+        rows = self._rows_of(plan)
         values = PlanValues(plan)
-        own = [row for row in rows if row.generation == plan.generation]
-        read = dict(zip(((row.name, row.offset) for row in own), values.of(own) if own else (), strict=True))
+        tokens = ((row.name, row.offset) for row in rows)
+        read = dict(zip(tokens, values.of(rows) if rows else (), strict=True))
         about = self._about(plan, values)
         if read and self._folder is not None:
             write_round(self._folder, Kept(about, read), KEPT_ROUNDS)
-        known = self._known
-        if known is not None and known[0].same(about):
-            made = compare(known[1], in_columns_of(known[0], about, read), shared_groups(known[0], about))
-            self._note(made, whole=made.whole)
-        else:
-            self._note(None, whole=len({name for name, _ in read}) == len(self._prompts))
+        self._judge(about, read)
 
-    def _wait_for(self, prompts: int) -> list[CanaryRow]:
-        """The last token of every prompt that was answered, and whatever came with them."""
+    def _rows_of(self, plan: Plan) -> list[CanaryRow]:
+        """From the first prompt until the last token of every prompt that was answered is here, or patience ends."""
+        self.fetch()  # what is of no round goes before one begins
+        with self._changed:
+            self._arrivals.begin(plan.generation, len(self._prompts))
+        try:
+            self._wait_for(Sender(self._config, self._token).send(self._prompts))
+        finally:
+            with self._changed:
+                rows = self._arrivals.end()
+        return rows
+
+    def _wait_for(self, prompts: int) -> None:
         ends_s = time.monotonic() + _ARRIVAL_S
         while True:
             self.fetch()
             with self._changed:
-                if self._stop.is_set() or len(self._ends()) >= prompts or time.monotonic() >= ends_s:
-                    return list(self._arrived)
+                if self._stop.is_set() or self._arrivals.prompts >= prompts or time.monotonic() >= ends_s:
+                    return
                 self._changed.wait(_LOOK_S)
 
-    def _ends(self) -> set[str]:
-        return {row.name for row in self._arrived if row.offset == -1}
+    def _judge(self, about: About, read: Mapping[Token, FloatArray]) -> None:
+        """What is compared with nothing says nothing of the model as it is now, and neither do rounds from before it."""
+        known = self._known
+        why = _why_not(None if known is None else known[0], about)
+        if known is None:
+            whole = len({name for name, _ in read}) == len(self._prompts)
+            self._note("whole" if whole else "partial", None, why)
+        elif why:
+            self._note("not_compared", None, why)
+        else:
+            made = compare(known[1], in_columns_of(known[0], about, read), shared_groups(known[0], about))
+            self._note("whole" if made.whole else "partial", made)
 
     def _about(self, plan: Plan, values: PlanValues) -> About:
         model = plan.model
         at_s = self._clock.unix_ns() // 10**9
         return About(model.weights_digest, model.dtype, model.engine, digest_of(self._prompts), at_s, values.groups)
 
-    def _note(self, made: Round | None, *, whole: bool) -> None:
+    def _note(self, outcome: str, made: Round | None, why: str = "") -> None:
+        if why and why != self._uncompared:
+            self._log.event(Level.WARNING, "canaries_not_compared", text=f"{why}: sidecar canary record")
         with self._changed:
-            if made is not None:
+            self._uncompared = why
+            if made is None:
+                self._newest.clear()
+            else:
                 self._newest.append((self.begun, made))
-        self._counts["whole" if whole else "partial"] += 1
-        if whole:
+        self._counts[outcome] += 1
+        if outcome == "whole":
             self._whole_s = self._clock.monotonic_s()
         self.rounds += 1
 
     def snapshot(self) -> CanarySnapshot:
         with self._changed:
             newest = [made for _, made in self._newest]
+            told = CanarySnapshot(
+                configured=True,
+                recorded=not self._uncompared,
+                rounds=dict(self._counts),
+                age_s=None if self._whole_s is None else self._clock.monotonic_s() - self._whole_s,
+                every_s=self._config.every_s,
+                unused={why.value: many for why, many in self._arrivals.unused.items()},
+            )
         plan = self._plan()
-        if plan is None or not plan.circuits:
-            return CanarySnapshot(configured=True, rounds=dict(self._counts))
-        values = PlanValues(plan)
+        return told if plan is None or not plan.circuits else self._with_distances(told, PlanValues(plan), newest)
+
+    def _with_distances(self, told: CanarySnapshot, values: PlanValues, newest: Sequence[Round]) -> CanarySnapshot:
         distances = dict(newest[-1].distances) if newest else {}
         found = moved(newest, self._config.limit)
         layers = [where for name, where in values.taps.items() if name in found]
         compared = {name: distance for name, distance in distances.items() if not math.isnan(distance)}
-        return CanarySnapshot(
-            configured=True,
-            recorded=self._known is not None,
-            rounds=dict(self._counts),
-            age_s=None if self._whole_s is None else self._clock.monotonic_s() - self._whole_s,
+        return replace(
+            told,
             circuits={
                 name: distances[group] for group, name in values.circuits.items() if group in compared or group in found
             },
@@ -215,3 +240,12 @@ class CanaryRunner:
             moved_layers=tuple(where.name for where in layers),
             first_moved=min(layers).name if layers else "",
         )
+
+
+def _why_not(reference: About | None, about: About) -> str:
+    """Why a round cannot be compared, for people; empty if it can."""
+    if reference is None:
+        return "there is no reference"
+    if unlike := reference.unlike(about):
+        return f"the reference differs in {' and '.join(unlike)}"
+    return "" if shared_groups(reference, about) else "the reference is of other circuits"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -14,19 +15,20 @@ from sidecar.config import Marks
 from sidecar.errors import ConfigError
 from sidecar.live.canary_rows import PREFIX
 
+_TOKEN = re.compile(r"[ -~]+")
 _TOO_MUCH = 1 << 20  # bytes of an answer, which nobody reads
 
 
 def token_of(config: Config) -> str:
-    """Raises ConfigError."""
+    """Raises ConfigError. None of its texts says what is in the file."""
     if config.token_file is None:
-        return ""
+        raise ConfigError(["canary.token_file: it is needed: without a token no request is believed to be a canary"])
     try:
         token = config.token_file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"canary.token_file: it cannot be read: {type(error).__name__}"]) from None
-    if not token:
-        raise ConfigError(["canary.token_file: it is empty"])
+    if not _TOKEN.fullmatch(token):  # what no header can carry would be told by an error of http.client, in full
+        raise ConfigError(["canary.token_file: want one line of printable ASCII"])
     return token
 
 
@@ -56,7 +58,7 @@ class Sender:
             body["prompt"] = prompt
         headers = {"Content-Type": "application/json"}
         if self._config.marks is Marks.VLLM_XARGS:
-            asked = {"stethoscope_canary": "1", "stethoscope_route": route, "stethoscope": "always"}
+            asked = {"stethoscope_canary": self._token, "stethoscope_route": route, "stethoscope": "always"}
             # A prompt whose states are in the cache is not computed again: nothing would be compared.
             body |= {"vllm_xargs": asked, "cache_salt": self._salt}
         else:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from sidecar.circuits.archive import read_archive
+from sidecar.circuits.archive import ReadRows, read_files
 from sidecar.circuits.canary import LIMIT, Round, compare
 from sidecar.circuits.fdr import e_bh
 from sidecar.circuits.since import Since, Span, since
@@ -40,32 +40,61 @@ class Standing(StrEnum):
     UNSEEN = "not told yet"
 
 
+ANEW = "validate it on these weights, record canaries, fit a baseline once there is a week of it, and sign them"
+UNTIL = "what was made on the weights before does not serve on these, however alike: until then it is stale and pages nobody"
 ADVICE = {
     Standing.UNCHANGED: "keep its baseline and its canaries' reference",
-    Standing.CHANGED: "validate it again on these weights, then record canaries and fit a baseline anew, and sign them",
-    Standing.TRAFFIC: "the model computes what it did: look at the traffic before anything is fitted anew",
-    Standing.UNSEEN: "wait for more sessions, or send canaries",
+    Standing.CHANGED: ANEW,
+    Standing.TRAFFIC: "the model computes what it did: look at the traffic before a baseline is fitted",
+    Standing.UNSEEN: "wait for more sessions, or for two whole rounds of canaries",
+}
+ON_OTHER_WEIGHTS = {
+    Standing.UNCHANGED: f"it does what it did; all the same, {ANEW}: {UNTIL}",
+    Standing.CHANGED: f"{ANEW}: {UNTIL}",
+    Standing.TRAFFIC: f"{ADVICE[Standing.TRAFFIC]}; then {ANEW}: {UNTIL}",
+    Standing.UNSEEN: f"{ADVICE[Standing.UNSEEN]}; whatever they say, it is stale on these weights: {ANEW}",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One circuit. rejected: by e-BH over all of them, so its traffic's use of it changed. canaries: of the newest rounds since."""
+    """One circuit. rejected: by e-BH over all of them, so its traffic's use of it changed. canaries: of the newest rounds since.
+
+    other_weights: whether it was seen on others than its baseline's.
+    """
 
     since: Since
     rejected: bool
     canaries: Canaries
+    other_weights: bool = False
 
     @property
     def standing(self) -> Standing:
-        """Canaries tell of the model, e-values of its use; without canaries nobody knows which of both it was."""
+        """Canaries tell of the model, e-values of its use; without canaries nobody knows which of both it was.
+
+        Nothing told is no news of health: it is unchanged where canaries were compared and are quiet, or where sessions came enough
+        that they would have told if it had stopped.
+        """
         if self.canaries is Canaries.MOVED:
             return Standing.CHANGED
         if self.rejected:
             return Standing.TRAFFIC if self.canaries is Canaries.QUIET else Standing.CHANGED
-        if self.canaries is Canaries.SILENT and self.since.sessions < self.since.needed:
-            return Standing.UNSEEN
-        return Standing.UNCHANGED
+        if self.canaries is Canaries.QUIET or self.since.sessions >= self.since.needed:
+            return Standing.UNCHANGED
+        return Standing.UNSEEN
+
+    @property
+    def advice(self) -> str:
+        """What is to be done, for people."""
+        return (ON_OTHER_WEIGHTS if self.other_weights else ADVICE)[self.standing]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Rounds of canaries, the oldest first, each held against the reference. model_hash: weights of the newest, "" of none."""
+
+    rounds: tuple[Round, ...] = ()
+    model_hash: str = ""
 
 
 def newest_window(archive: Path) -> Window:
@@ -76,12 +105,21 @@ def newest_window(archive: Path) -> Window:
     return opened[-1]
 
 
-def rows_since(archive: Path, from_s: int) -> Iterator[TickRow]:
-    """Of all files that may have any. Raises ArchiveError."""
-    for path in sorted(archive.glob("*.parquet")):
-        named = re.match(r"sketch-[0-9]+-([0-9]+)-", path.name)
-        if named is None or int(named[1]) >= from_s:
-            yield from read_archive(path)
+def rows_since(archive: Path, from_s: int, *, skip_unsound: bool = False) -> ReadRows:
+    """Of all files that may have any; those that are not in a file yet are not among them. Raises ArchiveError."""
+    return read_files(
+        (path for path in sorted(archive.glob("*.parquet")) if _may_hold(path, from_s)), skip_unsound=skip_unsound
+    )
+
+
+def _may_hold(path: Path, from_s: int) -> bool:
+    named = re.match(r"sketch-[0-9]+-([0-9]+)-", path.name)
+    return named is None or int(named[1]) >= from_s
+
+
+def ticks_on_disk(rows: Iterable[TickRow], span: Span) -> list[int]:
+    """Those of the span of which a file has any row, in their order: a tick in which no token came has none."""
+    return sorted({row.key.tick for row in rows if row.key.tick in span})
 
 
 def span_of(rows: Iterable[TickRow], from_s: int, tick_s: int, for_s: int | None) -> Span:
@@ -93,30 +131,38 @@ def span_of(rows: Iterable[TickRow], from_s: int, tick_s: int, for_s: int | None
     return Span(first, max(1, last - first + 1), tick_s)
 
 
-def canary_rounds(archive: Path, reference: Path, from_s: int) -> list[Round]:
+def canary_rounds(archive: Path, reference: Path, from_s: int) -> Compared:
     """The rounds since, held against the reference whatever weights they are of: whether these do the same is the question.
 
-    Raises CanaryFileError, also if they are of other prompts or another type of numbers, whose noise is another.
+    Raises CanaryFileError, also if they are of other prompts, another engine or another type of numbers, whose noise is another.
     """
     about, known = read_reference(reference)
-    made = []
+    made, model = [], ""
     for kept in map(read_round, rounds_in(archive / ROUNDS)):
         if kept.about.at_s < from_s:
             continue
-        if (kept.about.prompts, kept.about.dtype) != (about.prompts, about.dtype):
-            raise CanaryFileError(f"{reference}: its canaries are other prompts, or of another dtype, than those since")
+        if others := [one for one in kept.about.unlike(about) if one != "weights"]:
+            raise CanaryFileError(
+                f"{reference}: its canaries are of another {', another '.join(others)} than those since"
+            )
         made.append(compare(known, in_columns_of(about, kept.about, kept.values), shared_groups(about, kept.about)))
-    return made
+        model = kept.about.model_hash
+    return Compared(tuple(made), model)
 
 
 def verdicts(
-    rows: Iterable[TickRow], watched: Sequence[Watched], span: Span, rounds: Sequence[Round], alpha: float = ALPHA
+    rows: Iterable[TickRow], watched: Sequence[Watched], span: Span, canaries: Compared, alpha: float = ALPHA
 ) -> list[Verdict]:
     """Every circuit of the baseline. Raises SketchError."""
     told = since(rows, watched, span, alpha)
-    specs = {one.circuit: one.spec_hash for one in watched}
+    known = {one.circuit: one for one in watched}
     return [
-        Verdict(one, rejected, _says(rounds, circuit_group(one.circuit, specs[one.circuit])))
+        Verdict(
+            one,
+            rejected,
+            _says(canaries.rounds, circuit_group(one.circuit, known[one.circuit].spec_hash)),
+            bool({one.model_hash, canaries.model_hash} - {"", known[one.circuit].model_hash}),
+        )
         for one, rejected in zip(told, e_bh([one.log_e for one in told], alpha), strict=True)
     ]
 

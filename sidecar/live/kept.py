@@ -9,12 +9,12 @@ from pathlib import Path
 from sidecar.circuits.archive import ArchiveError, ArchiveFile, ArchiveWriter, read_archive
 from sidecar.circuits.chain import Chain
 from sidecar.circuits.merge import SketchError, merge
-from sidecar.circuits.record import About, RecordError, make_record, write_record
+from sidecar.circuits.record import ARCHIVES, About, RecordError, make_record, write_record
 from sidecar.circuits.tick import TickRow
 from sidecar.circuits.watch import Alarm
 from sidecar.live.state_file import ArchivedTicks
 
-FILES = 256  # remembered: a record names those of its alarm
+FILES = ARCHIVES  # remembered: a record names those of its alarm
 
 
 class Kept:
@@ -66,7 +66,9 @@ class Kept:
         return True
 
     def add(self, tick: int, rows: Iterable[TickRow]) -> None:
-        """Keep the rows of one tick; ticks come in order."""
+        """Keep the rows of one tick. Ticks come in order, but for a clock that was set back: a file is of times in one order."""
+        if tick < self._last:
+            self.flush()
         self._first = tick if self._first is None else self._first
         self._last = tick
         self._note(self._writer.add(rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from sidecar.circuits.reference import Reference
 from sidecar.circuits.sessions import Sessions, Share
 from sidecar.circuits.sketch import LiveSketch
 from sidecar.circuits.tick import TickRow
-from sidecar.circuits.watch import Settings, Watch, Watched
+from sidecar.circuits.watch import Alarm, Settings, Watch, Watched
 from sidecar.config import Circuits as Config
 from sidecar.live.counts import CircuitCounts
-from sidecar.live.remembered import Identity, Remembered, goes_on
+from sidecar.live.remembered import Identity, Remembered, goes_on, moved
 from sidecar.live.steps import Steps
 from sidecar.live.ticks import Alarms, ClosedTicks
 from sidecar.live.traces import Traces
@@ -27,6 +28,7 @@ from sidecar.reading.read import Readings
 from sidecar.types import StepBatch
 
 MONTH_S = 30 * 86_400
+LONGER = 3  # ticks: a clock that is set back by no more makes the tick that runs longer, and nothing else
 
 
 class Monitor:
@@ -48,7 +50,7 @@ class Monitor:
         self._sessions = Sessions(self.bank, share, config.sessions, secrets.randbits(32))
         self.watch = Watch(self._watched(plan.watched), config.tick_s, Settings(config.run_length, config.cool_down))
         self.counts = CircuitCounts(self.bank)
-        self.traces = Traces(len(self.bank.circuits))
+        self.traces = Traces()
         self.ticks = ticks
         self.tokens_left_out = 0  # by the ladder: read, and not sketched
         self._tick: int | None = None
@@ -58,16 +60,7 @@ class Monitor:
         replicas = self._config.replicas  # each has detectors of its own: the budget is split over them, too
         served = {(one.name, one.model_hash, one.spec_hash, one.tokens) for one in self.bank.circuits}
         return [
-            Watched(
-                one.circuit,
-                one.slice,
-                one.model_hash,
-                one.spec_hash,
-                one.tokens,
-                one.reference,
-                len(self.bank.slices) * replicas,
-                one.learning,
-            )
+            replace(one, reference=one.reference.of_one_in(replicas), slices=len(self.bank.slices) * replicas)
             for one in told
             if (one.circuit, one.model_hash, one.spec_hash, one.tokens) in served and one.slice in self.bank.slices
         ]
@@ -75,14 +68,18 @@ class Monitor:
     def succeed(self, before: Monitor) -> None:
         """Go on where the monitor of the plan before stopped; counts and evidence never start anew.
 
-        Where the circuits and slices are the same, sessions and the tick that runs go on too: nobody bets twice.
+        Where the circuits and slices are the same, the tick that runs goes on too. Sessions do in every circuit that stays:
+        nobody bets twice in it.
         """
         self._tick = before._tick
         if _identity(self.bank) == _identity(before.bank):
-            self._sessions, self._sketch = before._sessions, before._sketch
+            self._sessions, self._sketch, self.traces = before._sessions, before._sketch, before.traces
         elif before._tick is not None:
             before.close()
             self._tick = before._tick + 1  # a tick closes once: what is left of this one counts with the next
+            self._sessions.succeed(
+                before._sessions, moved(before._sessions.state(), _identity(before.bank), _identity(self.bank))
+            )
         self.tokens_left_out = before.tokens_left_out
         self.counts.succeed(before.counts)
         self.watch.restore(_going_on(before.watch, self.watch))
@@ -104,8 +101,7 @@ class Monitor:
         tick = int(unix_s // self._config.tick_s)
         if not goes_on(self._config, known.tick, known.tick_s, tick):
             return 0
-        if known.bank == _identity(self.bank):
-            self._sessions.restore(known.sessions)
+        self._sessions.restore(known.sessions_of(_identity(self.bank)))
         self._tick = max(tick, known.tick + 1)
         return self.watch.restore(known.held_against(self._baselines))
 
@@ -133,8 +129,10 @@ class Monitor:
             return
         activity = self._reader.read(rows)
         self._sketch.add(activity)
-        self._sketch.bet(self._sessions.take(activity, self._tick))
-        self.traces.saw(batch, readings.circuits, activity)
+        bets = self._sessions.take(activity, self._tick)
+        self._sketch.bet(bets)
+        if len(bets.sessions) and batch.segments.traceparents:
+            self.traces.note(bets, self._steps.traceparents(batch, rows), self._tick)
 
     def leave_out(self, batch: StepBatch) -> None:
         """A step that the ladder gave up: no share is taken of it, so that nothing is made of a part."""
@@ -145,9 +143,22 @@ class Monitor:
         tick = int(unix_s // self._config.tick_s)
         if self._tick is None:
             self._tick = tick
-        if tick > self._tick:  # a clock that was set back makes this tick longer, and no other one come twice
+        if tick > self._tick:
             over, self._tick = self._tick, tick
             self._close(over)
+        elif tick < self._tick - LONGER:
+            self._set_back(tick)
+
+    def _set_back(self, tick: int) -> None:
+        """The clock was ahead, and is right now: detectors begin anew, for what came meanwhile was held against wrong hours.
+
+        Sessions that have bet have bet, and what came in since the last tick closed counts with the next one to close.
+        """
+        self._tick = tick
+        self._sketch.set_back()
+        self._sessions.set_back(tick)
+        self.watch.begin_anew()
+        self.ticks.counts.set_back += 1
 
     def close(self) -> None:
         """The tick that runs is over."""
@@ -155,12 +166,12 @@ class Monitor:
             self._close(self._tick)
 
     def _close(self, tick: int) -> None:
-        self._sketch.short(self._sessions.forget(tick - self._config.session_ticks))
-        refused = self._sketch.ticks_refused
-        rows = self._sketch.close(tick)
-        if self._sketch.ticks_refused > refused:
+        if self.ticks.has(tick):  # what came in counts with the next one that has not
             self.ticks.counts.repeated += 1
+            self.watch.pass_over(tick)
             return
+        self._sketch.short(self._sessions.forget(tick - self._config.session_ticks))
+        rows = self._sketch.close(tick)
         alarms = self._take(tick, rows)
         self.counts.add(rows)
         self.ticks.add(self._generation, tick, rows, alarms)
@@ -177,8 +188,13 @@ class Monitor:
             counts.repeated + repeated,
             counts.missed + missed,
         )
+        return tuple((one, self._traces(one)) for one in alarms)
+
+    def _traces(self, alarm: Alarm) -> tuple[str, ...]:
+        watched = alarm.watched
         names = [one.name for one in self.bank.circuits]
-        return tuple((one, self.traces.of(names.index(one.watched.circuit), one.leans)) for one in alarms)
+        band = watched.reference.band(alarm.tick * self._config.tick_s)
+        return self.traces.of(alarm, names.index(watched.circuit), self.bank.slices.index(watched.slice), band)
 
     def facts(self) -> dict[str, Any]:
         """What is few, as JSON carries it."""

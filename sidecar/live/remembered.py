@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from sidecar.config import Circuits
 _FORMAT = "stethoscope.detectors/1"
 _LENGTH_BYTES = 8
 _ARRAYS = (("seen", np.uint8), ("engaged", np.uint8), ("slices", np.int64), ("last", np.int64))
+T = TypeVar("T")
 Identity = tuple[tuple[str, ...], ...]  # of what is counted: the slices, and then name, spec and model of each circuit
 
 
@@ -55,11 +56,25 @@ class Remembered:
         ]
         return self.watch | {"detectors": kept}
 
+    def sessions_of(self, bank: Identity) -> Seen:
+        """In the circuits and slices of ``bank``. Raises ValueError for what is no state."""
+        return moved(self.sessions, self.bank, bank)
+
     def without_history(self) -> Remembered:
         """The same, but that a replay begins now: for evidence whose archive is not whole."""
         for one in self.watch["detectors"]:
             one["marks"], one["mark_ticks"] = [one["log_m"]] * 2, [self.tick] * 2
         return self
+
+
+def moved(sessions: Seen, before: Identity, now: Identity) -> Seen:
+    """Their bets in every circuit that stays: who has bet there does not bet again because another one came or went."""
+    slices, *circuits = now
+    return sessions.of([_place(before[1:], one) for one in circuits], [_place(slices, name) for name in before[0]])
+
+
+def _place(among: Sequence[T], one: T) -> int:
+    return among.index(one) if one in among else -1
 
 
 def goes_on(config: Circuits, tick: int, tick_s: int, now: int) -> bool:

@@ -50,6 +50,19 @@ class Steps:
             None if wanted is None else wanted[:, at],
         )
 
+    def traceparents(self, batch: StepBatch, rows: Rows) -> Sequence[str]:
+        """By session of ``rows``, which are the step's: the header of a request of it, "" if none has one. Canaries have none."""
+        segments = batch.segments
+        ours = _traffic(segments)
+        if ours is None and len(rows.session_ids) == len(segments):
+            return segments.traceparents  # a segment each, in their order
+        _, sessions = self._sessions(batch)
+        found = [""] * len(rows.session_ids)
+        for at, session in enumerate(sessions.tolist()):
+            if ours is None or ours[at]:
+                found[session] = found[session] or segments.traceparents[at]
+        return found
+
     def _slices(self, segments: Segments) -> IndexArray:
         """[G]."""
         bank = self._bank

@@ -9,9 +9,10 @@ from sidecar.circuits.tick import TickRow
 from sidecar.circuits.watch import Alarm
 
 KEPT_TICKS = 64  # that wait for the control process; it asks several times a tick
+_RUNS = 64  # of ticks that closed one after the other
 
 
-Alarms = tuple[tuple[Alarm, tuple[str, ...]], ...]  # each with trace ids of requests that weighed
+Alarms = tuple[tuple[Alarm, tuple[str, ...]], ...]  # each with trace ids of sessions that bet for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class TickCounts:
     repeated: int = 0
     missed: int = 0
     lost: int = 0  # closed, and the control process did not come for them in time
+    set_back: int = 0  # at which the clock was found set back, and detectors began anew
 
 
 class ClosedTicks:
@@ -43,9 +45,16 @@ class ClosedTicks:
         self.counts = TickCounts()
         self._kept: deque[ClosedTick] = deque()
         self._number = 0
+        self._runs: deque[tuple[int, int]] = deque(maxlen=_RUNS)  # first and last tick of each, the newest last
+
+    def has(self, tick: int) -> bool:
+        """Whether it has closed before. A clock that was ahead comes to such ticks again; their rows lie in the archive already."""
+        return any(first <= tick <= last for first, last in self._runs)
 
     def add(self, generation: int, tick: int, rows: tuple[TickRow, ...], alarms: Alarms) -> None:
         self.counts.closed += 1
+        begun = self._runs.pop()[0] if self._runs and self._runs[-1][1] == tick - 1 else tick
+        self._runs.append((begun, tick))
         self._number += 1
         self._kept.append(ClosedTick(self._number, generation, tick, rows, alarms))
         if len(self._kept) > KEPT_TICKS:

@@ -1,49 +1,66 @@
-"""Traces of requests that weighed on a circuit's evidence: ids only, a few, for whoever looks into an alarm."""
+"""Traces of the sessions that an alarm rests on: ids only, a few, for whoever looks into it."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+from typing import TypeVar
 
-import numpy as np
-
-from sidecar.circuits.activity import SINKS, Activity
-from sidecar.reading.circuit_readings import CircuitReadings
+from sidecar.circuits.reference import Band
+from sidecar.circuits.sessions import Bets
+from sidecar.circuits.watch import Alarm
 from sidecar.traceparent import parse_traceparent
-from sidecar.types import StepBatch
+from sidecar.types import IndexArray
 
-KEPT = 8  # of each circuit and side
-_STEPS = 32  # one step in so many is looked at: the cost of a step must not grow with the number of traces
+KEPT = 8  # of each circuit, slice and number of tokens that were engaged; and of an alarm, at most
+_MAX_CHARS = 256  # a longer header is none
+
+
+Number = TypeVar("Number", int, IndexArray)
 
 
 class Traces:
-    """The newest requests that were most, and least, engaged in a step. Owned by the pipeline's thread."""
+    """The newest bets whose request had a trace, at most ``KEPT`` of each kind. Owned by the pipeline's thread.
 
-    def __init__(self, circuits: int) -> None:
-        self._found: dict[tuple[int, str], deque[str]] = {
-            (at, side): deque(maxlen=KEPT) for at in range(circuits) for side in ("more", "less")
-        }
-        self._steps = 0
+    A header is noted as it came, when its session bets, which a session does once; it is parsed if an alarm asks for it.
+    """
 
-    def saw(self, batch: StepBatch, readings: CircuitReadings, activity: Activity) -> None:
-        segments = batch.segments
-        self._steps += 1
-        if not segments.traceparents or self._steps % _STEPS or readings.canaries is not None or any(segments.adapters):
-            return
-        owners = np.repeat(np.arange(len(segments)), segments.rows)[segments.positions >= SINKS]
-        many = np.bincount(owners, minlength=len(segments))
-        for circuit, engaged in enumerate(activity.engaged):
-            share = np.bincount(owners[engaged], minlength=len(segments)) / np.maximum(many, 1)
-            share[many == 0] = np.nan
-            if np.isnan(share).all():
-                return
-            for side, at in (("more", np.nanargmax(share)), ("less", np.nanargmin(share))):
-                self._keep(circuit, side, segments.traceparents[int(at)])
+    def __init__(self) -> None:
+        self._bets: dict[int, deque[tuple[int, str]]] = {}  # by kind: tick and header, the newest last
 
-    def of(self, circuit: int, side: str) -> tuple[str, ...]:
-        """Trace ids, the newest first."""
-        return tuple(reversed(self._found[circuit, side]))
+    def note(self, bets: Bets, headers: Sequence[str], tick: int) -> None:
+        """headers: by session of the step, of a request of that session in it; "" where there is none."""
+        kinds = _kind(bets.circuits, bets.slices, bets.engaged).tolist()
+        for kind, session in zip(kinds, bets.sessions.tolist(), strict=True):
+            header = headers[session]
+            if header and len(header) <= _MAX_CHARS:
+                if kind not in self._bets:
+                    self._bets[kind] = deque(maxlen=KEPT)
+                self._bets[kind].append((tick, header))
 
-    def _keep(self, circuit: int, side: str, header: str) -> None:
-        parent = parse_traceparent(header, "") if header else None
-        if parent is not None and parent.trace_id not in self._found[circuit, side]:
-            self._found[circuit, side].append(parent.trace_id)
+    def of(self, alarm: Alarm, circuit: int, part: int, band: Band) -> tuple[str, ...]:
+        """Trace ids of sessions that bet since the alarm's checkpoint and beyond the band, on the side that it leans to.
+
+        Those farthest beyond come first, of these the newest. circuit, part: the alarm's circuit and slice, as places in the bank.
+        band: at the alarm. Fewer or none where requests had no trace, or bet in a process before this one.
+        """
+        found = (
+            parent.trace_id
+            for engaged in _beyond(band, alarm.watched.tokens, alarm.leans)
+            for tick, header in reversed(self._bets.get(_kind(circuit, part, engaged), ()))
+            if alarm.since.tick < tick <= alarm.tick and (parent := parse_traceparent(header)) is not None
+        )
+        return tuple(islice(dict.fromkeys(found), KEPT))
+
+
+def _kind(circuit: Number, part: Number, engaged: Number) -> Number:
+    """One number for all three: slices are 8 at most, tokens of a bet too."""
+    return (circuit << 8) | (part << 4) | engaged
+
+
+def _beyond(band: Band, k: int, leans: str) -> list[int]:
+    """How many of the k tokens are engaged in a bet beyond the band on that side, the farthest first."""
+    if leans == "more":
+        return [engaged for engaged in range(k, -1, -1) if engaged > k * band.high]
+    return [engaged for engaged in range(k + 1) if engaged < k * band.low]

@@ -49,7 +49,7 @@ def declare(folder: Path, from_s: int, until_s: int, why: str, at_s: int) -> Win
             raise WindowError(f"{folder}: no deploy window is open there")
         before = list(_lines(folder))
         previous = _digest(before[-1]) if before else ""
-        made = Window(at_s, from_s, until_s, getpass.getuser(), why, previous)
+        made = Window(at_s, from_s, until_s, _who(), why, previous)
         _append(folder / FILE, canonical(asdict(made)) + b"\n")
     return made
 
@@ -81,6 +81,14 @@ def windows(folder: Path) -> list[Window]:
 def is_open(entries: list[Window], now_s: float) -> bool:
     """The newest entry decides: one that ends as it is made closes the window before it."""
     return bool(entries) and entries[-1].from_s <= now_s < entries[-1].until_s
+
+
+def _who() -> str:
+    """A container's user often has no name, only a number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # which of both depends on the version of Python
+        return f"uid {os.getuid()}"
 
 
 @contextmanager

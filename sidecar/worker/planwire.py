@@ -23,7 +23,7 @@ from sidecar.snapshot import ArtifactSnapshot
 from sidecar.types import Evidence, IndexArray, ModelIdentity, TapLedgerCounts, TapPoint, TrafficReport, UnseenReason
 
 _ARRAYS = ("directions", "offsets")
-_LEVELS = ("mean", "half_width")
+_LEVELS = ("mean", "half_width", "per_tick")
 
 
 def to_memory(plan: Plan) -> int:
@@ -152,8 +152,8 @@ def _circuit(facts: Mapping[str, Any]) -> PlannedCircuit:
 
 
 def _watched(facts: Mapping[str, Any], index: int, arrays: Mapping[str, Any]) -> Watched:
-    mean, half_width = (arrays[f"watched.{index}.{name}"] for name in _LEVELS)
-    return Watched(**{**facts, "reference": Reference(mean, half_width, facts["reference"])})
+    mean, half_width, per_tick = (arrays[f"watched.{index}.{name}"] for name in _LEVELS)
+    return Watched(**{**facts, "reference": Reference(mean, half_width, facts["reference"], per_tick)})
 
 
 def _node(facts: Mapping[str, Any]) -> Node:

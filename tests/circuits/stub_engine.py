@@ -19,13 +19,17 @@ States = dict[TapPoint, FloatArray]
 
 
 class StubEngine:
-    """token: what it knows canaries by. ``change`` edits the states of every prompt before they are sent; None answers 500."""
+    """token: what it knows canaries by. ``change`` edits the states of every prompt before they are sent; None answers 500.
+
+    again: what somebody else has them be who sends every row a second time.
+    """
 
     def __init__(self, token: str) -> None:
         self.token = token
         self.live: Live | None = None
         self.projects = False  # its tap multiplies by itself, and sends no states
         self.change: Callable[[States], States] | None = lambda states: states
+        self.again: Callable[[States], States] | None = None
         self.asked = 0
         self._lock = threading.Lock()
 
@@ -51,18 +55,17 @@ class StubEngine:
             self.asked += 1
             if self.change is None or self.live is None:
                 return 500
-            canary = token == self.token
-            batch = step(
-                self.change(self.states(prompt)),
-                [PROMPT_TOKENS],
-                first=0,
-                canaries=[canary],
-                routes=[route],
-                prompt_tokens=[PROMPT_TOKENS],
-            )
-            plan = self.live.sidecar.plans.plan
-            self.live.send(project(batch, plan) if self.projects and plan is not None else batch)
+            for change in (self.change, self.again):
+                if change is not None:
+                    self.send(route, change(self.states(prompt)), canary=token == self.token)
             return 200
+
+    def send(self, route: str, states: States, *, canary: bool) -> None:
+        assert self.live is not None
+        facts = {"canaries": [canary], "routes": [route], "prompt_tokens": [PROMPT_TOKENS]}
+        batch = step(states, [PROMPT_TOKENS], first=0, **facts)
+        plan = self.live.sidecar.plans.plan
+        self.live.send(project(batch, plan) if self.projects and plan is not None else batch)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         engine = self

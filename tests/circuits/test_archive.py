@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +40,69 @@ def test_an_archive_is_never_written_over(tmp_path):
     with pytest.raises(ArchiveError, match="a file already"):
         write_archive(tmp_path / "a.parquet", sketched(2))
     assert (tmp_path / "a.parquet").read_bytes() == before
+
+
+def test_content_and_name_are_on_the_disk_before_the_file_is_told_and_content_comes_first(tmp_path, monkeypatch):
+    path, synced, real = tmp_path / "a.parquet", [], os.fsync
+
+    def noted(opened):
+        real(opened)
+        synced.append((Path(f"/proc/self/fd/{opened}").readlink(), path.exists()))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write_archive(path, sketched(1))
+    (content, named_before), (folder, named_after) = synced
+    assert (content.parent, content.name != path.name, named_before) == (tmp_path, True, False)
+    assert (folder, named_after) == (tmp_path, True)
+
+
+def test_a_file_system_that_syncs_no_folders_is_written_to_and_a_disk_that_fails_is_told(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def failing(number):
+        def sync(opened):
+            if Path(f"/proc/self/fd/{opened}").readlink().is_dir():
+                raise OSError(number, os.strerror(number))
+            real(opened)
+
+        return sync
+
+    monkeypatch.setattr(os, "fsync", failing(errno.EINVAL))
+    assert read_archive(write_archive(tmp_path / "a.parquet", sketched(1)).path)
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO))
+    with pytest.raises(ArchiveError, match="cannot be written"):
+        write_archive(tmp_path / "b.parquet", sketched(1))
+
+
+def test_unsound_files_of_a_folder_are_all_named_and_passed_over_only_where_that_is_asked_for(tmp_path, capsys):
+    folder, out = tmp_path / "kept", tmp_path / "out.parquet"
+    sound = str(write_archive(folder / "a.parquet", sketched()).path)
+    (folder / "b.parquet").touch()  # as a power loss once left it
+    (folder / "c.parquet").write_text("hello")
+    assert main(["sketch", "show", sound]) == 0
+    told = capsys.readouterr().out
+    for command in (["show", str(folder)], ["merge", str(folder), "--out", str(out)]):
+        assert main(["sketch", *command]) == 65
+        answer = capsys.readouterr()
+        assert answer.out == ""
+        assert all(f"{folder / name} cannot be read as Parquet" in answer.err for name in ("b.parquet", "c.parquet"))
+    assert not out.exists()
+    assert main(["sketch", "show", str(folder), "--skip-unsound"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(told + "2 unsound files passed over:\n")
+    assert len(shown.splitlines()) == len(told.splitlines()) + 3
+    assert main(["sketch", "merge", str(folder), "--out", str(out), "--skip-unsound"]) == 0
+    assert "2 unsound files passed over:" in capsys.readouterr().out
+    assert sorted(row.key for row in read_archive(out)) == sorted(row.key for row in sketched())
+
+
+def test_a_path_that_is_not_there_is_never_passed_over_and_nothing_is_never_said_to_be_sound(tmp_path, capsys):
+    sound, empty = write_archive(tmp_path / "a.parquet", sketched()).path, tmp_path / "b.parquet"
+    empty.touch()
+    assert main(["sketch", "show", str(sound), str(tmp_path / "slip.parquet"), "--skip-unsound"]) == 65
+    assert "slip.parquet: no such file" in capsys.readouterr().err
+    assert main(["sketch", "show", str(empty), "--skip-unsound"]) == 65
+    assert f"{empty}: no rows; {empty} cannot be read" in capsys.readouterr().err
 
 
 def test_other_parquet_and_other_bytes_are_refused_by_name(tmp_path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from bench.streams import BOTH, DAY, DIURNAL, IID, Kind, stream
-from probes.circuits.baseline import load_baseline
+from probes.circuits.baseline import FORM, MOST, load_baseline, save_baseline
 from probes.circuits.baseline_fit import COVERED, Options, fit_baseline, levels
 from probes.cli import main
 from probes.errors import LabError
@@ -165,6 +167,65 @@ def test_an_hour_with_hardly_a_session_is_taken_with_the_same_hour_of_other_days
     reference = Reference(found.mean[0].astype(float), found.half_width[0].astype(float), 0.05)
     at_s = next(at * 3600 for at in range(168) if hour_of_week(at * 3600) == 5)
     assert (reference.band(at_s).low, reference.band(at_s).high) == (0.0, 1.0)
+
+
+def by_hour(per_hour, weeks: int) -> list:
+    """So many sessions in each hour of the week, in its first tick, half of them engaged."""
+    made = []
+    for hour in range(weeks * WEEK):
+        at_s = BEGIN_S + hour * 3600
+        if count := per_hour(hour_of_week(at_s)):
+            half = count // 2
+            made.append(row([half, 0, 0, 0, count - half], tick=at_s // TICK_S, tick_s=TICK_S))
+    return made
+
+
+BEGIN_S = 4 * 86_400  # a Monday
+SATURDAY = 5 * 24
+
+
+def expects(folder, hour: int) -> bool:
+    (watched,) = load_baseline(folder, root=folder).watched
+    return watched.reference.expects(BEGIN_S + hour * 3600)
+
+
+def test_a_weekend_on_which_nobody_came_has_the_band_of_other_days_and_is_not_expected_to_bring_anybody(tmp_path):
+    path = archived(tmp_path, by_hour(lambda hour: 300 if hour < SATURDAY else 0, weeks=2))
+    fit_baseline([path], tmp_path / "b", Options())
+    (watched,) = load_baseline(tmp_path / "b", root=tmp_path / "b").watched
+    assert watched.reference.half_width[SATURDAY + 10] < 0.1
+    found = [expects(tmp_path / "b", hour) for hour in range(WEEK)]
+    assert found == [True] * SATURDAY + [False] * (WEEK - SATURDAY)
+
+
+@pytest.mark.parametrize(("an_hour", "expected"), [(1, False), (2, True)])
+def test_an_hour_is_expected_to_bring_sessions_if_ten_came_in_thirty_ticks_on_average_over_its_weeks(
+    tmp_path, an_hour, expected
+):
+    """Thirty ticks of ten minutes are five hours. The first Monday has a hundred, and is but one of ten."""
+    made = by_hour(lambda hour: 100 if hour == 9 else an_hour if hour % 24 >= 9 else 30, weeks=10)
+    path = archived(tmp_path, made)
+    fit_baseline([path], tmp_path / "b", Options(at_least=0.3))
+    assert expects(tmp_path / "b", 10) == expected
+    assert expects(tmp_path / "b", 9)
+
+
+def test_one_bucket_expects_what_came_on_average_over_all_hours(tmp_path):
+    for name, many in (("few", 20), ("many", 25)):  # twice a day; thirty ticks are five hours
+        path = archived(tmp_path, by_hour(lambda hour, many=many: many if hour % 12 == 0 else 0, 1), f"{name}.parquet")
+        fit_baseline([path], tmp_path / name, Options(buckets=1, at_least=0.3))
+    assert not expects(tmp_path / "few", 0)
+    assert expects(tmp_path / "many", 0)
+
+
+@pytest.mark.parametrize("wrong", [1.5, -1.0, 2.0, float(MOST) + 2])
+def test_hours_that_are_no_counts_or_not_those_of_the_manifest_are_refused(tmp_path, wrong):
+    fit_baseline([archived(tmp_path, rows(IID, 2))], tmp_path / "b", Options(buckets=1))
+    found = FORM.open(tmp_path / "b", root=tmp_path / "b")
+    fields = found.manifest.model_dump(mode="json", exclude={"schema_", "content_digest", "signature"})
+    with pytest.raises(ArtifactError, match="sessions"):
+        save_baseline(tmp_path / "c", fields, replace(found.weights, sessions=np.float32([[wrong]])))
+    assert save_baseline(tmp_path / "c", fields, found.weights).content_digest == found.manifest.content_digest
 
 
 def levels_mean(counts: np.ndarray) -> float:

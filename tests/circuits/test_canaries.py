@@ -11,7 +11,7 @@ from sidecar.circuits.canary import Group, compare, make_reference, moved
 from sidecar.circuits.reference import Reference
 from sidecar.circuits.watch import Alarm, Checkpoint, Watched
 from sidecar.cli import main
-from sidecar.config import load_config
+from sidecar.config import Canary, load_config
 from sidecar.errors import ConfigError
 from sidecar.live.alarms import Alarms, Canaries, Cause, Raised, diagnose
 from sidecar.live.canary_file import (
@@ -26,6 +26,7 @@ from sidecar.live.canary_file import (
     write_round,
 )
 from sidecar.live.canary_prompts import own, prompts_of
+from sidecar.live.canary_send import token_of
 from sidecar.live.canary_values import says
 from sidecar.live.windows import FILE, WindowError, declare, is_open, windows
 from sidecar.reading.canary import fingerprint
@@ -214,10 +215,22 @@ def test_prompts_are_our_own_or_a_file_of_eight_to_a_hundred_and_twenty_eight(tm
         prompts_of(path)
 
 
-def test_canaries_by_headers_want_a_token_and_all_canaries_an_archive() -> None:
+@pytest.mark.parametrize("marks", ["headers", "vllm_xargs"])
+def test_canaries_want_a_token_and_an_archive(marks: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        load_config(env={}, flags={"canary.url": "http://127.0.0.1:8000"})
+        load_config(env={}, flags={"canary.url": "http://127.0.0.1:8000", "canary.marks": marks})
     assert [problem.partition(" ")[0] for problem in refused.value.problems] == ["canary.url", "canary.url"]
+
+
+@pytest.mark.parametrize("text", ["", "\n", "sec\nret", "sec\tret", "sécret", "\x00secret"])
+def test_a_token_that_a_request_cannot_carry_is_refused_and_not_repeated(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "token"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as refused:
+        token_of(Canary(token_file=path))
+    assert "ret" not in str(refused.value)
+    path.write_text("secret\n")
+    assert token_of(Canary(token_file=path)) == "secret"
 
 
 def test_deploy_windows_are_chained_and_the_newest_entry_decides(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,15 @@ import pytest
 from probes.cli import main as probes
 from sidecar.circuits.record import read_record
 from sidecar.cli import main as sidecar
+from sidecar.live.alarms import Canaries
+from sidecar.live.canary_file import Kept, read_round, record, write_round
+from sidecar.live.canary_rows import LAST
 from sidecar.live.canary_send import Sender
+from sidecar.types import ModelIdentity
 from tests.circuits.served import Live, live, write_validated
 from tests.circuits.small import LAYER, MLP
 from tests.circuits.stub_engine import States, StubEngine
+from tests.probes.builders import MODEL
 from tests.service_fixtures import private_folder
 
 CIRCUIT = {"circuit": "going_on"}
@@ -35,7 +41,15 @@ def home() -> Iterator[Path]:
 
 
 @contextmanager
-def watched(home: Path, engine: StubEngine, url: str, **more: Any) -> Iterator[Live]:
+def watched(
+    home: Path,
+    engine: StubEngine,
+    url: str,
+    model: ModelIdentity = MODEL,
+    log: Callable[[str], None] = lambda _: None,
+    /,
+    **more: Any,
+) -> Iterator[Live]:
     flags = {
         "circuits.archive": str(home / "archive"),
         "circuits.requests_are_sessions": True,
@@ -47,7 +61,7 @@ def watched(home: Path, engine: StubEngine, url: str, **more: Any) -> Iterator[L
         "canary.every_s": 100.0,
         "coverage.forget_s": 1e8,
     }
-    with live(home, home / "artifacts", flags | more) as one:
+    with live(home, home / "artifacts", flags | more, model, log=log) as one:
         engine.live = one
         yield one
         engine.live = None
@@ -159,6 +173,72 @@ def test_states_that_are_not_numbers_are_no_sign_of_health(home, engine) -> None
         assert one.value("canary_age_seconds") > age + 100
         shown = [name for name in one.client.series() if name.startswith("stethoscope_circuit_canary_")]
         assert not shown, "neither moved nor quiet"
+
+
+@pytest.mark.parametrize("other", ["prompts", "engine"])
+def test_a_reference_of_something_else_is_compared_with_nothing_and_it_is_said_of_what(home, engine, other) -> None:
+    stub, url = engine
+    more = recorded(home, stub, url)
+    model = MODEL if other == "prompts" else replace(MODEL, engine="another/2")
+    if other == "prompts":
+        (home / "prompts").write_text("\n".join(f"another {number}" for number in range(8)))
+    lines: list[str] = []
+    with watched(home, stub, url, model, lines.append, **more) as one:
+        stub.change = scaled(LAYER, 0.1)
+        rounds(one, 3, "not_compared")
+        assert one.value("canary_recorded") == 0
+        assert one.value("canary_interval_seconds") == 100
+        assert one.value("canary_rounds_total", outcome="whole") == 0
+        shown = one.client.series()
+        assert not [name for name in shown if "canary_age_seconds" in name or "canary_distance" in name]
+    (said,) = [line for line in lines if "canaries_not_compared" in line]
+    assert f"the reference differs in {other}:" in said
+
+
+def test_a_verdict_ends_with_the_rounds_that_can_be_compared_and_comes_back_with_them(home, engine) -> None:
+    stub, url = engine
+    more = recorded(home, stub, url)
+    path = Path(more["canary.reference"])
+    kept, of_others = path.read_bytes(), list[Path]()
+    for sent in sorted((home / "archive" / "canaries").iterdir()):
+        found = read_round(sent)
+        of_others.append(write_round(home / "others", Kept(replace(found.about, prompts="0" * 64), found.values), 9))
+    with watched(home, stub, url, **more) as one:
+        stub.change = scaled(LAYER, 0.9)
+        rounds(one, 2)
+        assert one.value("canary_recorded") == 1
+        assert one.value("circuit_canary_moved", **CIRCUIT) == 1
+        record(of_others, path)
+        rounds(one, 2, "not_compared")
+        assert one.value("canary_recorded") == 0
+        shown = one.client.series()
+        assert not [name for name in shown if name.startswith("stethoscope_circuit_canary_")]
+        assert one.sidecar.keeper.canaries.says("going_on", 0) is Canaries.SILENT
+        path.write_bytes(kept)
+        rounds(one, 5)
+        assert one.value("canary_recorded") == 1
+        assert one.value("circuit_canary_moved", **CIRCUIT) == 1
+
+
+def test_rows_that_somebody_sends_again_or_between_rounds_change_none_and_are_counted(home, engine) -> None:
+    stub, url = engine
+    more = recorded(home, stub, url)
+    with watched(home, stub, url, **more) as one:
+        rounds(one, 1)
+        stub.again = scaled(LAYER, 0.1)
+        rounds(one, 4)
+        assert one.value("circuit_canary_moved", **CIRCUIT) == 0
+        assert one.value("circuit_canary_distance", **CIRCUIT) < 5
+        assert one.value("canary_rows_unused_total", reason="repeated") > 0
+        stub.again = None
+        rounds(one, 5)
+        before = one.value("canary_rows_unused_total", reason="no_round")
+        for route in ("canary-3", "canary-99"):
+            stub.send(route, scaled(LAYER, 0.1)(stub.states("prompt 3")), canary=True)
+        one.sidecar.keeper.look()
+        assert one.value("canary_rows_unused_total", reason="no_round") == before + 2 * LAST
+        rounds(one, 7)
+        assert one.value("circuit_canary_moved", **CIRCUIT) == 0
 
 
 def test_whoever_does_not_know_the_token_is_traffic(home, engine) -> None:

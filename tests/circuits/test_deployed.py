@@ -160,7 +160,9 @@ def test_slices_are_averaged_silent_ticks_count_and_the_old_models_rows_do_not()
         (Canaries.MOVED, False, 500, Standing.CHANGED),
         (Canaries.MOVED, True, 500, Standing.CHANGED),
         (Canaries.MOVED_ELSEWHERE, True, 500, Standing.CHANGED),
-        (Canaries.MOVED_ELSEWHERE, False, 5, Standing.UNCHANGED),
+        (Canaries.MOVED_ELSEWHERE, False, 500, Standing.UNCHANGED),
+        (Canaries.MOVED_ELSEWHERE, False, 5, Standing.UNSEEN),
+        (Canaries.MOVED_ELSEWHERE, False, 0, Standing.UNSEEN),
         (Canaries.QUIET, True, 500, Standing.TRAFFIC),
         (Canaries.QUIET, False, 5, Standing.UNCHANGED),
         (Canaries.SILENT, True, 500, Standing.CHANGED),
@@ -181,7 +183,15 @@ DEPLOYED_S = 100_000 * TICK_S
 NAMES = ["copying", "grounding", "induction"]
 
 
-def canary_round(folder: Path, at_s: int, seed: int, moved: str = "", model: str = OLD) -> Path:
+def canary_round(
+    folder: Path,
+    at_s: int,
+    seed: int,
+    moved: str = "",
+    model: str = OLD,
+    prompts: str = "p" * 64,
+    engine: str = "vllm",
+) -> Path:
     """Two numbers a circuit at sixteen tokens, with noise."""
     draws, base = np.random.default_rng(seed), np.random.default_rng(99).normal(size=(16, 2 * len(NAMES)))
     groups = tuple((circuit_group(name, SPEC), 2, False) for name in NAMES)
@@ -189,7 +199,7 @@ def canary_round(folder: Path, at_s: int, seed: int, moved: str = "", model: str
     if moved:
         at = 2 * NAMES.index(moved)
         values[:, at : at + 2] += 1.0
-    about = About(model, "float32", "vllm", "p" * 64, at_s, groups)
+    about = About(model, "float32", engine, prompts, at_s, groups)
     tokens = [(f"canary-{at // 4}", -1 - at % 4) for at in range(16)]
     return write_round(folder, Kept(about, dict(zip(tokens, values.astype(np.float32), strict=True))), 32)
 
@@ -221,16 +231,19 @@ def report(archive: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tup
     return status, capsys.readouterr().out.splitlines()
 
 
-def test_without_canaries_the_circuit_that_left_the_traffic_is_told_and_the_others_keep_their_baseline(
+def test_without_canaries_the_circuit_that_left_the_traffic_is_told_and_the_others_are_unchanged(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, lines = report(archive, capsys, "--for", "40m")
     assert status == 1
     assert lines[0] == "since 1970-03-11 10:39:30Z: 40 ticks of 60 s, 0 whole rounds"
-    standing = {line.split(": ")[0]: line.split(": ")[1] for line in lines[1::2]}
+    assert lines[1].startswith(
+        "40 of these ticks are on disk, the newest of 1970-03-11 11:19:00Z; what is in no file yet"
+    )
+    standing = {line.split(": ")[0]: line.split(": ")[1] for line in lines[2::2]}
     assert standing == {"copying": "CHANGED", "grounding": "unchanged", "induction": "unchanged"}
-    assert "on nnnnnnnnnnnn, less engaged than before" in lines[2]
-    assert lines[2].endswith("told by e-BH; canaries: silent")
+    assert "on nnnnnnnnnnnn, less engaged than before" in lines[3]
+    assert lines[3].endswith("told by e-BH; canaries: silent")
 
 
 def test_canaries_say_that_it_was_the_traffic_or_name_a_circuit_that_traffic_does_not_tell(
@@ -240,13 +253,13 @@ def test_canaries_say_that_it_was_the_traffic_or_name_a_circuit_that_traffic_doe
     for seed in (7, 8):
         canary_round(archive / ROUNDS, DEPLOYED_S + seed, seed, model=NEW)
     status, lines = report(archive, capsys, *reference)
-    assert (status, [line.split(": ")[1] for line in lines[1::2]]) == (1, ["TRAFFIC CHANGED", "unchanged", "unchanged"])
+    assert (status, [line.split(": ")[1] for line in lines[2::2]]) == (1, ["TRAFFIC CHANGED", "unchanged", "unchanged"])
     for seed in (17, 18):
         canary_round(archive / ROUNDS, DEPLOYED_S + seed, seed, moved="induction", model=NEW)
     status, lines = report(archive, capsys, *reference)
-    assert (status, [line.split(": ")[1] for line in lines[1::2]]) == (1, ["CHANGED", "unchanged", "CHANGED"])
-    assert "canaries: moved" in lines[6]
-    assert "canaries: moved elsewhere" in lines[4]
+    assert (status, [line.split(": ")[1] for line in lines[2::2]]) == (1, ["CHANGED", "unchanged", "CHANGED"])
+    assert "canaries: moved" in lines[7]
+    assert "canaries: moved elsewhere" in lines[5]
 
 
 def test_too_little_traffic_without_canaries_is_not_called_unchanged(
@@ -254,16 +267,83 @@ def test_too_little_traffic_without_canaries_is_not_called_unchanged(
 ) -> None:
     status, lines = report(archive, capsys, "--for", "1m")
     assert status == 1
-    assert [line.split(": ")[1] for line in lines[1::2]] == ["not told yet"] * 3
-    assert "sessions on nnnnnnnnnnnn, e-value 10^" in lines[2]
-    assert "would show that it stopped" in lines[2]
+    assert [line.split(": ")[1] for line in lines[2::2]] == ["not told yet"] * 3
+    assert "sessions on nnnnnnnnnnnn, e-value 10^" in lines[3]
+    assert "would show that it stopped" in lines[3]
+
+
+def test_canaries_that_moved_elsewhere_and_no_traffic_are_not_called_unchanged(
+    archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (17, 18):
+        canary_round(archive / ROUNDS, DEPLOYED_S + seed, seed, moved="induction", model=NEW)
+    for path in archive.glob("*.parquet"):
+        path.unlink()
+    status, lines = report(archive, capsys, "--for", "40m", "--reference", str(archive.parent / "reference"))
+    assert status == 1
+    assert lines[1].startswith("0 of these ticks are on disk; ")
+    assert [line.split(": ")[1] for line in lines[2::2]] == ["not told yet", "not told yet", "CHANGED"]
+    assert all("stale" in line for line in lines[2::2])  # the canaries alone say that these are other weights
+
+
+def test_what_is_kept_on_the_same_weights_is_to_be_made_anew_on_others(
+    archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference = ("--for", "40m", "--reference", str(archive.parent / "reference"))
+    for seed in (7, 8):
+        canary_round(archive / ROUNDS, DEPLOYED_S + seed, seed, model=NEW)
+    _, lines = report(archive, capsys, *reference)
+    assert "keep" not in "".join(lines[2::2])
+    assert (
+        "it does what it did; all the same, validate it on these weights, record canaries, fit a baseline" in lines[4]
+    )
+    for path in [*archive.glob("*.parquet"), *(archive / ROUNDS).iterdir()]:
+        path.unlink()
+    for seed in (7, 8):
+        canary_round(archive / ROUNDS, DEPLOYED_S + seed, seed)
+    status, lines = report(archive, capsys, *reference)  # no session at all: canaries were compared and are quiet
+    assert (status, {line.split(": ", 1)[1] for line in lines[2::2]}) == (
+        0,
+        {"unchanged: keep its baseline and its canaries' reference"},
+    )
+
+
+def test_canaries_of_another_engine_or_of_other_prompts_are_compared_with_nothing_and_refused_by_name(
+    archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    canary_round(archive / ROUNDS, DEPLOYED_S + 7, 7, prompts="q" * 64, engine="transformers")
+    arguments = ["deploy-window", "report", str(archive), "--baseline", str(archive.parent / "baseline")]
+    assert main([*arguments, "--reference", str(archive.parent / "reference")]) == 65
+    assert "another engine, another prompts" in capsys.readouterr().err
+
+
+def test_files_that_cannot_be_read_are_told_by_name_and_passed_over_only_where_that_is_asked_for(
+    archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (empty := archive / f"sketch-{DEPLOYED_S}-{DEPLOYED_S + 60}-c.parquet").touch()
+    arguments = [
+        "deploy-window",
+        "report",
+        str(archive),
+        "--baseline",
+        str(archive.parent / "baseline"),
+        "--for",
+        "40m",
+    ]
+    assert main(arguments) == 65
+    assert f"{empty} cannot be read as Parquet" in capsys.readouterr().err
+    status, lines = report(archive, capsys, "--for", "40m", "--skip-unsound")
+    assert status == 1
+    assert lines[2] == "1 unsound file passed over:"
+    assert lines[3].startswith(f"  {empty} cannot be read as Parquet")
+    assert len(lines) == 10
 
 
 def test_whoever_did_not_decide_how_long_is_told_what_that_costs_and_nonsense_is_refused(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, lines = report(archive, capsys)
-    assert "not decided beforehand" in lines[1]
+    assert "not decided beforehand" in lines[2]
     assert main(["deploy-window", "report", str(archive)]) == 78
     assert report(archive, capsys, "--alpha", "1.5")[0] == 78
     assert report(archive.parent / "learned", capsys)[0] == 65  # no window was opened there

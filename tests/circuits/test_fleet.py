@@ -95,3 +95,9 @@ def test_the_command_says_where_and_when_and_its_status_is_1_for_an_alarm(tmp_pa
     assert main(["sketch", "detect", str(learned.path), "--baseline", str(baseline)]) == 0
     assert "ALARM" not in capsys.readouterr().out
     assert main(["sketch", "detect", str(merged), "--baseline", str(tmp_path)]) == 65
+    (empty := tmp_path / "empty.parquet").touch()
+    capsys.readouterr()
+    assert main(["sketch", "detect", *files, str(empty), "--baseline", str(baseline)]) == 65
+    assert f"{empty} cannot be read as Parquet" in capsys.readouterr().err
+    assert main(["sketch", "detect", *files, str(empty), "--baseline", str(baseline), "--skip-unsound"]) == 1
+    assert capsys.readouterr().out.startswith(told + f"1 unsound file passed over:\n  {empty} cannot be read")

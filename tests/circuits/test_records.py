@@ -14,6 +14,7 @@ from bench.detecting import flat
 from bench.streams import MEAN
 from sidecar.circuits.chain import Chain, records_in
 from sidecar.circuits.record import About, RecordError, _digest, read_record, write_record
+from sidecar.circuits.tick import TickRow
 from sidecar.circuits.watch import Settings, Watch, Watched
 from sidecar.cli import main
 from sidecar.live.kept import Kept
@@ -24,6 +25,7 @@ LATER_BY_NAME = Watched("induction", "all", "m" * 64, "s" * 64, 4, flat(MEAN, 0.
 EARLIER_BY_NAME = replace(LATER_BY_NAME, circuit="copying")
 BOTH = (LATER_BY_NAME, EARLIER_BY_NAME)  # alarms of one tick come in this order
 GONE = [20, 0, 0, 0, 0]
+SOUND = [8, 6, 4, 1, 1]  # about the mean of the reference
 
 
 class Archive:
@@ -32,6 +34,13 @@ class Archive:
     def __init__(self, folder: Path, source: str = "a") -> None:
         self.folder, self.kept, self._tick = folder, Kept(folder, source, 60), 0
         self._watch = Watch(BOTH, TICK_S, Settings(cool_down=3))
+
+    def filed(self, tick: int, evidence: list[int]) -> TickRow:
+        """A tick that is in a file of its own."""
+        made = row(evidence, tick=tick)
+        self.kept.add(tick, [made])
+        self.kept.flush()
+        return made
 
     def alarms(self) -> list[str]:
         """Go on until the next ones; the names of their records, in the order of writing."""
@@ -128,6 +137,45 @@ def test_a_record_that_is_taken_out_or_changed_under_a_later_one_breaks_the_chai
     out = capsys.readouterr().out
     assert f"{archive.folder}: BROKEN CHAIN" in out
     assert words in out
+
+
+def test_an_archive_file_that_cannot_be_read_costs_its_own_alarms_only_where_that_is_asked_for(
+    archive: Archive, capsys: Capture
+) -> None:
+    first, later = archive.alarms(), [*archive.alarms(), *archive.alarms()][2:]
+    needed = {one.name for name in later for one in read_record(archive.folder / name).archives}
+    (lost,) = {one.name for one in read_record(archive.folder / first[0]).archives} - needed
+    (archive.folder / lost).write_bytes(b"")
+    assert main(["replay", str(archive.folder)]) == 65
+    assert f"{lost} cannot be read as Parquet" in capsys.readouterr().err
+    assert main(["replay", str(archive.folder), "--skip-unsound"]) == 1
+    out = capsys.readouterr().out
+    assert all(f"{name.removesuffix('.json')}: NOT COMPUTED: " in out for name in first)
+    assert all(f"{name.removesuffix('.json')}: the same, bit for bit" in out for name in later)
+    assert "of 6 records rest on files that cannot be read: passed over" in out
+
+
+def test_in_a_long_incident_with_a_file_for_every_tick_no_alarm_goes_unrecorded(
+    archive: Archive, capsys: Capture
+) -> None:
+    """As where one circuit after the other alarms: every record puts what is kept into a file of its own."""
+    watch = Watch([LATER_BY_NAME], TICK_S)
+    (alarm,) = (
+        alarm
+        for tick in range(250)
+        for alarm in watch.take(tick, [archive.filed(tick, GONE if tick >= 230 else SOUND)])
+    )
+    name = archive.kept.record(alarm, About("d" * 64))
+    assert (archive.kept.records_lost, archive.kept.problem) == (0, "")
+    assert len(read_record(archive.folder / name).archives) > 200
+    assert main(["replay", str(archive.folder / name)]) == 0
+    assert "the same, bit for bit" in capsys.readouterr().out
+
+
+def test_an_alarm_after_a_clock_was_set_back_finds_its_evidence(archive: Archive) -> None:
+    archive.kept.add(10_000, [row(SOUND, tick=10_000)])
+    assert "" not in archive.alarms()
+    assert archive.kept.records_lost == 0
 
 
 def test_a_folder_without_records_is_not_called_sound(tmp_path: Path, capsys: Capture) -> None:

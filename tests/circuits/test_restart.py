@@ -153,6 +153,29 @@ def test_a_session_that_bet_before_a_restart_bets_no_more_and_one_that_had_begun
         assert again.value("circuit_session_engaged_ratio_count", **ALL) == 2  # the one that had begun, and the new one
 
 
+def test_a_session_that_bet_before_a_restart_with_other_circuits_bets_no_more_in_the_one_that_stays(home: Path) -> None:
+    clock, names = clock_at_an_hour(), {"session_id_hashes": ["has-bet", "has-begun"]}
+    count = "circuit_session_engaged_ratio_count"
+    with serving(home, clock) as one:
+        gone(one, 3)
+        before = evidence(one)
+        one.send(step(engaged_rows(6, engaged=True), [4, 2], **names))
+        one.tick()
+        assert one.value(count, **ALL) == 3 * 2 + 1
+    write_circuit(home / "artifacts" / "a_new_one", name="a_new_one")
+    with serving(home, clock) as again:
+        assert 0 < evidence(again) <= before
+        again.send(step(engaged_rows(6, engaged=True), [4, 2], **names))
+        again.tick(120)
+        assert again.value(count, **ALL) == 1  # the one that had begun
+        assert again.value(count, circuit="a_new_one", slice="all") == 1  # the one of which four tokens came
+    shutil.rmtree(home / "artifacts" / "a_new_one")
+    with serving(home, clock) as last:
+        last.send(step(engaged_rows(8, engaged=True), [4, 4], **names))
+        last.tick(120)
+        assert last.value(count, **ALL) == 0
+
+
 def test_the_cool_down_goes_on_and_the_alarm_is_shown_until_it_is_over(home: Path) -> None:
     clock, cool = clock_at_an_hour(), {"circuits.cool_down": 10}
     alarm = {"cause": "unknown", "leans": "less", "severity": "page"}
@@ -178,7 +201,7 @@ def test_the_cool_down_goes_on_and_the_alarm_is_shown_until_it_is_over(home: Pat
 
 def test_an_alarm_that_waited_for_its_diagnosis_gets_it_after_the_restart(home: Path) -> None:
     clock = clock_at_an_hour()
-    (home / "token").write_text("a token")
+    (home / "token").write_text("a-token")
     asked = {"canary.url": "http://127.0.0.1:9", "canary.token_file": str(home / "token"), "canary.every_s": 1e6}
     asked |= {"circuits.diagnose_s": 1e6}
     with serving(home, clock, **asked) as one:

@@ -50,6 +50,48 @@ def test_a_session_bets_in_the_slice_of_its_first_token():
     assert bets(Sessions(bank, Share()), bank, rows) == [(2, 0, 4), (2, 1, 2)]
 
 
+def test_sessions_in_other_circuits_keep_their_bets_where_a_circuit_stays_and_begin_at_zero_in_a_new_one():
+    """Going on as if the circuit that stays had been alone, or the new one had come to fresh sessions."""
+    both, other = two(), Bank((circuit("other", first=1, tokens=4), two().circuits[1]), two().named_slices)
+    rng = np.random.default_rng(0)
+    before, rows = step(rng, 60, sessions=30), step(rng, 200, sessions=40)
+    sessions, alone, new = Sessions(both, Share()), Sessions(both, Share()), Sessions(other, Share())
+    bets(sessions, both, before)
+    bets(alone, both, before)
+    after = Sessions(other, Share())
+    after.succeed(sessions, sessions.state().of([-1, 1], [0, 1, 2]))
+    assert after.counts is sessions.counts
+    found = bets(after, other, rows)
+    staying = [one for one in found if one[1] == 1]
+    assert staying == [one for one in bets(alone, both, rows) if one[1] == 1]
+    assert len(staying) < 40
+    assert sorted(one[2] for one in found if one[1] == 0) == sorted(
+        one[2] for one in bets(new, other, rows) if one[1] == 0
+    )
+    with pytest.raises(ValueError, match="no such slice"):
+        sessions.state().of([0, 1], [0])
+
+
+def test_a_session_of_a_slice_that_is_gone_bets_what_it_has_not_bet_where_its_next_row_is():
+    sessions = Sessions(two(), Share())
+    first = of_sessions([("a", True)] * 2)
+    first.slices[:] = 1
+    assert bets(sessions, two(), first) == [(1, 1, 2)]
+    now = two(("chat",))
+    after = Sessions(now, Share())
+    after.restore(sessions.state().of([0, 1], [0, -1, 1]))
+    assert bets(after, now, of_sessions([("a", True)] * 4)) == [(0, 0, 4)]
+
+
+def test_a_clock_that_is_set_back_makes_nobody_bet_again_and_nobody_be_remembered_for_longer():
+    sessions = Sessions(ALONE, Share())
+    assert len(bets(sessions, ALONE, of_sessions([("a", True)] * 4), tick=1440)) == 1
+    sessions.set_back(5)
+    assert bets(sessions, ALONE, of_sessions([("a", True)] * 4), tick=6) == []
+    sessions.forget(before_tick=7)
+    assert len(sessions) == 0
+
+
 def test_a_token_that_is_no_number_is_none_of_the_k():
     rows = of_sessions([("a", True)] * 5)
     rows.readings[1, 0] = np.nan

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from bench.detecting import detect, flat
 from bench.streams import IID, MEAN, ablated, stream
@@ -15,7 +17,7 @@ from sidecar.circuits.archive import write_archive
 from sidecar.circuits.detector import NOTHING, RUN_LENGTH, log_threshold
 from sidecar.circuits.merge import OtherHashError
 from sidecar.circuits.record import About, RecordError, make_record, read_record, write_record
-from sidecar.circuits.reference import WEEK, Reference, hour_of_week
+from sidecar.circuits.reference import SILENT_TICKS, WEEK, Reference, hour_of_week
 from sidecar.circuits.replay import Against, differences
 from sidecar.circuits.watch import Settings, Watch, Watched
 from sidecar.cli import main
@@ -23,6 +25,7 @@ from tests.circuits.live import TICK_S, row
 
 WATCHED = Watched("induction", "all", "m" * 64, "s" * 64, 4, flat(MEAN, 0.01))
 DIGEST = "b" * 64
+REPO = Path(__file__).parents[2]
 
 
 def history(sound: int, gone: int, seed: int = 0) -> list:
@@ -71,7 +74,7 @@ def test_late_and_repeated_ticks_change_nothing_and_are_counted():
 
 
 def test_no_data_is_no_evidence_and_is_counted_for_an_alert_of_its_own():
-    watch = Watch([WATCHED], TICK_S)
+    watch = Watch([replace(WATCHED, reference=bringing(1.0))], TICK_S)
     run(watch, history(0, 2))
     before = watch.evidence
     for tick in range(2, 5000):
@@ -80,16 +83,47 @@ def test_no_data_is_no_evidence_and_is_counted_for_an_alert_of_its_own():
     np.testing.assert_array_equal(watch.evidence, before)
 
 
-def test_an_hour_in_which_nobody_came_while_the_baseline_was_learned_is_no_silence():
-    width = np.full(WEEK, 0.01)
-    width[hour_of_week(3600)] = 1.0
-    reference = Reference(np.full(WEEK, MEAN), width, 0.05)
+def bringing(per_tick: float) -> Reference:
+    return replace(flat(MEAN, 0.01), per_tick=np.array([per_tick]))
+
+
+@pytest.mark.parametrize("few", [0.0, 0.33])
+def test_an_hour_in_which_few_came_while_the_baseline_was_learned_is_no_silence(few):
+    """Of any width: it may be that of the same hour on other days."""
+    per_tick = np.full(WEEK, 0.34)
+    per_tick[hour_of_week(3600)] = few
+    reference = Reference(np.full(WEEK, MEAN), np.full(WEEK, 0.01), 0.05, per_tick)
     watch = Watch([replace(WATCHED, reference=reference)], 60)
     silent = []
     for tick in range(3 * 60):
         watch.take(tick, [])
         silent.append(int(watch.silent_ticks[0]))
     assert silent == [*range(1, 61), *[60] * 60, *range(61, 121)]
+
+
+def test_of_two_replicas_each_expects_half_of_the_sessions_and_has_the_band_of_all():
+    assert bringing(0.4).expects(0)
+    assert not bringing(0.4).of_one_in(2).expects(0)
+    assert bringing(0.4).of_one_in(2).band(0) == bringing(0.4).band(0)
+    with pytest.raises(ValueError, match="how many sessions come"):
+        bringing(-1.0)
+
+
+def test_the_alert_waits_as_many_ticks_as_sessions_are_expected_in():
+    (rules,) = yaml.safe_load((REPO / "deploy" / "prometheus" / "rules.yml").read_text())["groups"]
+    (told,) = [one["expr"] for one in rules["rules"] if one["alert"] == "StethoscopeCircuitNoData"]
+    assert f"{SILENT_TICKS} * stethoscope_circuits_tick_seconds" in told
+
+
+def test_detectors_that_begin_anew_hold_no_evidence_may_see_any_tick_and_cool_as_before():
+    watch = Watch([WATCHED], TICK_S, Settings(cool_down=10))
+    (alarm, *_) = run(watch, history(0, 8))
+    watch.begin_anew()
+    rows = [row(one.evidence.tolist(), tick=at) for at, one in enumerate(history(0, 20), -5)]
+    again = run(watch, rows)
+    assert (watch.late, watch.repeated, watch.missed) == (0, 0, 0)
+    assert [one.tick for one in again[:1]] == [-5 + 10 - (8 - alarm.tick - 1) + alarm.tick]
+    assert again[0].since.tick < again[0].tick
 
 
 def test_many_detectors_are_each_what_they_would_be_alone():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -45,6 +47,20 @@ def test_closing_what_is_not_open_is_an_error_and_leaves_no_entry(
     assert main(["deploy-window", "open", str(tmp_path), "--for", "30m", "--why", "weights"]) == 0
     assert [main(close), main(close)] == [0, 65]
     assert len(windows(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("unknown", [KeyError("getpwuid(): uid not found: 12345"), OSError("No username set")])
+def test_a_user_without_a_name_is_told_by_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unknown: Exception
+) -> None:
+    """As in a container that runs under any uid; KeyError before Python 3.13, OSError since."""
+
+    def nobody() -> str:
+        raise unknown
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    assert main(["deploy-window", "open", str(tmp_path), "--for", "30m", "--why", "weights"]) == 0
+    assert windows(tmp_path)[0].who == f"uid {os.getuid()}"
 
 
 def test_a_window_that_ended_by_itself_is_not_closed_once_more(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sidecar.cli import main as sidecar_command
+from sidecar.live.canary_arrivals import Unused
 from tests.engines.environment import HERE, Environment
 from tests.engines.vllm_server import VllmServer
 from tests.faults.process import Process
@@ -24,6 +25,7 @@ CIRCUIT, ABLATED = "induction", 18
 POINTS = "blocks.16.attn_heads,blocks.18.attn_heads,blocks.29.attn_heads,29"
 SINKS = 4  # first positions, which no circuit looks at
 SOON_S = 60.0
+TOKEN = "nobody-else-knows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class Served:
 
     home: Path
     server: VllmServer
+    process: Process
     client: Client
 
     def value(self, name: str, **labels: str) -> float:
@@ -61,6 +64,7 @@ def served(vllm: Environment, smollm2: Path) -> Iterator[Served]:
             "STETHOSCOPE_TAP": POINTS,
             "STETHOSCOPE_ADDRESS": address,
             "STETHOSCOPE_QUEUE_S": "60",
+            "STETHOSCOPE_CANARY_TOKEN": TOKEN,
             "PYTHONPATH": str(HERE / "inside"),
             "VLLM_SERVER_DEV_MODE": "1",
         }
@@ -70,12 +74,13 @@ def served(vllm: Environment, smollm2: Path) -> Iterator[Served]:
             Process(home, home / "artifacts", *_flags(home, server), address=address) as process,
             Client(process) as client,
         ):
-            made = Served(home, server, client)
+            made = Served(home, server, process, client)
             until(lambda: made.rounds >= 1, SOON_S)
             yield made
 
 
 def _flags(home: Path, server: VllmServer) -> list[str]:
+    (home / "token").write_text(TOKEN)
     (home / "prompts").write_text("\n".join(_prompt(number) for number in range(8)))
     told = {
         "sampling.request_fraction": 1.0,
@@ -86,6 +91,7 @@ def _flags(home: Path, server: VllmServer) -> list[str]:
         "canary.path": "/v1/completions",
         "canary.model": server.model,
         "canary.marks": "vllm_xargs",
+        "canary.token_file": home / "token",
         "canary.prompts": home / "prompts",
         "canary.reference": home / "reference.safetensors",
         "canary.every_s": 0.5,
@@ -117,18 +123,22 @@ def test_canaries_are_no_traffic_quiet_while_nobody_disturbs_the_model_and_loud_
     _ablate(served.server)
     until(lambda: served.value("circuit_canary_moved", circuit=CIRCUIT) == 1, SOON_S)
     distance = served.value("circuit_canary_distance", circuit=CIRCUIT)
+    assert not any(served.value("canary_rows_unused_total", reason=why) for why in Unused)
     print(f"ready after {served.server.ready_s:.0f} s; quiet at {quiet:.2f} floors, ablated at {distance:.0f}")
     assert distance > 20
     assert served.value("canary_first_moved_info", tap_point=f"blocks.{ABLATED}.attn_heads") == 1
     assert served.tokens == expected
+    told = [*served.client.series(), *served.process.lines, *served.server.log]
+    assert not [line for line in told if TOKEN in line]
 
 
 def _traffic(server: VllmServer) -> int:
-    """Four requests; how many tokens a circuit is to count of them."""
+    """Four requests, which call themselves canaries and do not know the token; how many tokens a circuit is to count of them."""
     draws = np.random.default_rng(0)
     prompts = [draws.integers(300, 2000, 12 + at).tolist() for at in range(4)]
+    claims = [{"stethoscope_canary": claim, "stethoscope_route": "canary-3"} for claim in ("1", "true", TOKEN[:-1], "")]
     done = [
-        server.complete(prompt, request_id=f"traffic{at}", max_tokens=4, ignore_eos=True)
+        server.complete(prompt, request_id=f"traffic{at}", max_tokens=4, ignore_eos=True, vllm_xargs=claims[at])
         for at, prompt in enumerate(prompts)
     ]
     return sum(len(one.fed) - SINKS for one in done)

@@ -98,13 +98,13 @@ def test_an_aborted_request_is_over_and_those_beside_it_lose_no_row(engine: Tapp
 @pytest.mark.shows("vLLM V1", "sampling per request")
 def test_a_caller_says_which_requests_are_captured_and_which_trace_they_belong_to(engine: Tapped) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    asked = {"traceparent": parent, "stethoscope_route": "chat", "stethoscope_canary": "true"}
+    asked = {"traceparent": parent, "stethoscope_route": "chat", "stethoscope_canary": "true"}  # which is no token
     engine.ask(asking(*POINTS, fraction=1e-9))
     (always,) = engine.complete([prompt(400, 20)], ["wanted"], 4, vllm_xargs={"stethoscope": "always", **asked})
     engine.ask(asking(*POINTS))
     engine.server.complete(prompt(401, 20), request_id="unwanted", max_tokens=4, vllm_xargs={"stethoscope": "never"})
     segment = engine.segments(tap_id(always))[0]
-    assert (segment.traceparent, segment.route, segment.canary) == (parent, "chat", True)
+    assert (segment.traceparent, segment.route, segment.canary) == (parent, "chat", False)
     assert len(engine.rows(tap_id(always), POINTS[0])) == len(always.fed)
     engine.complete([prompt(402, 5)], ["after"], 2)
     assert engine.rows("cmpl-unwanted-0", POINTS[0]) == {}

@@ -148,6 +148,8 @@ def circuits() -> CircuitsSnapshot:
         ("induction",),
         ("blocks.5.attn_heads",),
         "blocks.5.attn_heads",
+        300.0,
+        {"no_round": 4, "repeated": 2},
     )
     kept = KeeperSnapshot(
         (CircuitAlarmSnapshot("induction", "chat", "page", "traffic", "less", "1-induction-00000000.json"),),

@@ -54,6 +54,8 @@ def test_what_is_not_known_is_absent_and_no_number() -> None:
     assert not status.circuits[0].HasField("canary_distance")
     assert not status.circuits[0].slices[0].HasField("log_evidence")
     assert "no reference to compare with" in words
+    assert "the newest" not in words
+    assert "; compared with nothing" in words
     assert "nan" not in words
 
 

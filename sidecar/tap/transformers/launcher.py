@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import hmac
 import logging
 import os
 import sys
@@ -17,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from sidecar.tap.asked import CANARY_VARIABLE, is_canary
 from sidecar.tap.limits import limits_from_environment
 from sidecar.tap.patches import Method, MissingNameError, hold, owner_of
 from sidecar.tap.step import RequestInfo
@@ -30,7 +30,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-CANARY_VARIABLE = "STETHOSCOPE_CANARY_TOKEN"
 STOP_OPTION, STOP_VARIABLE = "--stop-on-block", "STETHOSCOPE_STOP_ON_BLOCK"
 USAGE = f"""usage: python -m sidecar.tap.transformers serve MODEL [{STOP_OPTION}] [options of `transformers serve`]
 
@@ -121,8 +120,7 @@ class TraceContext:
 def caller_of(scope: Message) -> Caller:
     """Who calls, by its headers. Whoever knows the token may call itself a canary, and give its prompt a name by a route."""
     route, session = _ROUTES.get(scope.get("path", ""), ""), _header(scope, b"x-stethoscope-session-hash")
-    token, given = os.environ.get(CANARY_VARIABLE, ""), _header(scope, b"x-stethoscope-canary")
-    canary = bool(token) and hmac.compare_digest(token.encode(), given.encode())
+    canary = is_canary(_header(scope, b"x-stethoscope-canary"))
     if canary:
         route = _header(scope, b"x-stethoscope-route") or route
     return Caller(_header(scope, b"traceparent"), route, session, canary)

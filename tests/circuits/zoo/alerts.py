@@ -22,6 +22,7 @@ METRICS = (
     "canary_moved",
     "canary_configured",
     "canary_age_seconds",
+    "canary_interval_seconds",
     "canary_recorded",
     "circuit_canary_moved",
     "circuit_alarm",
@@ -33,6 +34,7 @@ METRICS = (
     "circuit_tokens_unusual_total",
     "circuits_false_alarms_promised",
     "circuits_tick_seconds",
+    "circuits_ticks_total",
     "deploy_window",
 )
 PREFIX = "Stethoscope"
