@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.circuits.zoo.zoo import Expected, Size, expected, expected_digest
+from tests.circuits.zoo.zoo import RIGHT, Expected, Size, expected, expected_digest
 
 _REPO = Path(__file__).parents[3]
 RESULTS = Path(__file__).with_name("results.json")
@@ -88,7 +88,8 @@ def _cell(row: Row) -> str:
     seen = sorted(t for t in (_seen_after(one) for one in runs) if t is not None)
     floors = sorted(one["farthest"] for one in runs)[len(runs) // 2]
     ticks = f"{seen[len(seen) // 2]} (at most {seen[-1]})" if seen else "-"
-    return f"{row['right']} of {len(runs)}, {ticks}, {floors:,.1f}"
+    right = f"{row['right']} of {len(runs)}"
+    return f"{right if row['right'] >= RIGHT * len(runs) else f'**{right}**'}, {ticks}, {floors:,.1f}"
 
 
 def _seen_after(one: Mapping[str, Any]) -> int | None:
