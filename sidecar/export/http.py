@@ -113,8 +113,14 @@ class MetricsServer:
             raise OSError(error.errno, f"cannot listen for scrapes on {host} port {port}: {error.strerror}") from error
         self._listener.setblocking(False)
         self._wake = socket.socketpair()
+        selector = selectors.DefaultSelector()  # here, where the lack of a descriptor is told to whoever starts
+        selector.register(self._listener, selectors.EVENT_READ)
+        selector.register(self._wake[1], selectors.EVENT_READ)
         self._acceptor = threading.Thread(
-            target=self._accept_until_woken, args=(self._listener, self._wake[1]), name="metrics-accept", daemon=True
+            target=self._accept_until_woken,
+            args=(selector, self._listener, self._wake[1]),
+            name="metrics-accept",
+            daemon=True,
         )
         self._acceptor.start()
 
@@ -137,10 +143,10 @@ class MetricsServer:
             held.close()
         self._listener = self._wake = self._acceptor = None
 
-    def _accept_until_woken(self, listener: socket.socket, wake: socket.socket) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(listener, selectors.EVENT_READ)
-            selector.register(wake, selectors.EVENT_READ)
+    def _accept_until_woken(
+        self, selector: selectors.BaseSelector, listener: socket.socket, wake: socket.socket
+    ) -> None:
+        with selector:
             while True:
                 if any(key.fileobj is wake for key, _ in selector.select()):
                     return

@@ -19,7 +19,7 @@ from sidecar.snapshot import Rung
 from tests.export.conftest import NO_APT, REPO, Promtool
 
 PROMETHEUS = REPO / "deploy" / "prometheus"
-RULES_TEST, CIRCUITS_TEST = TESTS = ("rules_test.yml", "circuit_rules_test.yml")
+RULES_TEST, CIRCUITS_TEST, _ = TESTS = ("rules_test.yml", "circuit_rules_test.yml", "circuit_ticks_rules_test.yml")
 SCRIPT = REPO / "deploy" / "get_promtool.sh"
 ALERTS = {
     f"Stethoscope{what}"

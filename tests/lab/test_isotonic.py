@@ -91,7 +91,7 @@ def test_a_table_of_few_knots_is_near_the_whole_curve(seed: int, rows: int) -> N
     assert len(knots) <= KNOTS
     whole = IsotonicRegression(y_min=0, y_max=1).fit(scores, labels).predict(scores)
     assert np.abs(along(knots, scores) - whole).mean() < 0.1 / rows**0.5
-    assert ece(along(knots, scores), labels) < ece(whole, labels) + 0.1 / rows**0.5
+    assert ece(along(knots, scores), labels) < ece(whole, labels) + 0.2 / rows**0.5  # half of a share's standard error
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=80), st.integers(2, 20))
