@@ -40,58 +40,29 @@ class Cost:
 
     def before(self, function: Callable[P, R]) -> Callable[P, R]:
         """``function`` runs right before the forward pass."""
-
-        @wraps(function)
-        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            start_ns = time.thread_time_ns()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self._local.begun_ns = begun_ns = time.thread_time_ns()
-                self._local.before_ns, self._local.hooks_ns = begun_ns - start_ns, 0
-
-        return timed
+        return _timed(function, self._begin)
 
     def inside(self, function: Callable[P, R]) -> Callable[P, R]:
         """``function`` runs within it."""
-
-        @wraps(function)
-        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            start_ns = time.thread_time_ns()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self._local.hooks_ns += time.thread_time_ns() - start_ns
-
-        return timed
+        return _timed(function, self._hook)
 
     def after(self, function: Callable[P, R]) -> Callable[P, R]:
         """``function`` runs right after it, and books the step."""
-
-        @wraps(function)
-        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            start_ns = time.thread_time_ns()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self._book(start_ns, time.thread_time_ns())
-
-        return timed
+        return _timed(function, self._book)
 
     def beside(self, function: Callable[P, R]) -> Callable[P, R]:
         """``function`` runs on that thread before or behind these, outside of the pass: the tap's, and no step of its own."""
+        return _timed(function, self._add)
 
-        @wraps(function)
-        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            start_ns = time.thread_time_ns()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                spent_ns = time.thread_time_ns() - start_ns
-                with self._lock:
-                    self._tap_ns += spent_ns
+    def _begin(self, start_ns: int, end_ns: int) -> None:
+        self._local.begun_ns, self._local.before_ns, self._local.hooks_ns = end_ns, end_ns - start_ns, 0
 
-        return timed
+    def _hook(self, start_ns: int, end_ns: int) -> None:
+        self._local.hooks_ns += end_ns - start_ns
+
+    def _add(self, start_ns: int, end_ns: int) -> None:
+        with self._lock:
+            self._tap_ns += end_ns - start_ns
 
     def _book(self, start_ns: int, end_ns: int) -> None:
         begun_ns, self._local.begun_ns = self._local.begun_ns, None
@@ -102,3 +73,17 @@ class Cost:
             self._steps += 1
             self._tap_ns += self._local.before_ns + hooks_ns + end_ns - start_ns
             self._forward_ns += start_ns - begun_ns - hooks_ns
+
+
+def _timed(function: Callable[P, R], book: Callable[[int, int], None]) -> Callable[P, R]:
+    """book: gets the thread's CPU clock before and after each call, whatever becomes of it."""
+
+    @wraps(function)
+    def timed(*args: P.args, **kwargs: P.kwargs) -> R:
+        start_ns = time.thread_time_ns()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            book(start_ns, time.thread_time_ns())
+
+    return timed

@@ -27,6 +27,8 @@ from tests.service.client import Client
 from tests.service_fixtures import settings
 
 SITES = {LAYER: ingest_pb2.SITE_ATTN_HEADS, MLP: ingest_pb2.SITE_MLP_OUT}
+CIRCUIT = {"circuit": "going_on"}
+ALL = {**CIRCUIT, "slice": "all"}
 _names = itertools.count()
 
 
@@ -145,3 +147,11 @@ def live(
             yield Live(sidecar, client, clock)
     finally:
         sidecar.stop()
+
+
+def archived(home: Path) -> dict[str, Any]:
+    return {"circuits.archive": str(home / "archive"), "circuits.requests_are_sessions": True}
+
+
+def bets_of(one: Live, circuit: str) -> float:
+    return one.value("circuit_session_engaged_ratio_count", circuit=circuit, slice="all")

@@ -7,33 +7,32 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from probes.circuits.baseline_fit import Options, fit_baseline
 from probes.cli import main as probes
 from probes.registry import load_all
-from sidecar.circuits.archive import read_archive
 from sidecar.circuits.record import read_record
 from sidecar.cli import main as sidecar
 from sidecar.clock import ManualClock
 from sidecar.snapshot import Rung
-from tests.circuits.served import Live, engaged_rows, live, mixed, project, step, write_validated
+from tests.circuits.served import (
+    ALL,
+    CIRCUIT,
+    Live,
+    archived,
+    bets_of,
+    engaged_rows,
+    live,
+    mixed,
+    project,
+    step,
+    write_validated,
+)
 from tests.circuits.small import LAYER, MLP, write_circuit
 from tests.hot import Hot
 from tests.probes.builders import MODEL, write_artifact
-from tests.service_fixtures import private_folder
-
-CIRCUIT = {"circuit": "going_on"}
-ALL = {**CIRCUIT, "slice": "all"}
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    with private_folder() as folder:
-        yield folder
 
 
 @pytest.fixture
@@ -161,20 +160,6 @@ def test_below_the_top_of_the_ladder_no_circuit_is_sketched_and_what_is_left_out
     assert hot.snapshot().circuits.tokens_left_out == before.tokens_left_out + 6
 
 
-@pytest.fixture
-def told(home: Path) -> Path:
-    """A folder with a validated circuit and the baseline of half an hour of its traffic, which the archive beside it holds."""
-    write_validated(home / "artifacts" / "going_on")
-    with live(home, home / "artifacts", archived(home)) as one:
-        one.traffic(30, 0.5)
-    fit_baseline([home / "archive"], home / "artifacts" / "baseline", Options(buckets=1, armed=True))
-    return home
-
-
-def archived(home: Path) -> dict[str, Any]:
-    return {"circuits.archive": str(home / "archive"), "circuits.requests_are_sessions": True}
-
-
 def test_traffic_that_stops_using_a_circuit_alarms_once_and_the_alarm_is_replayed_bit_by_bit(
     told: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -256,10 +241,6 @@ def test_a_probe_that_is_added_costs_a_circuit_neither_its_sessions_nor_its_evid
         assert one.value("circuit_tokens_total", **ALL) == 2 * 8 * 4 + 4
 
 
-def bets_of(one: Live, circuit: str) -> float:
-    return one.value("circuit_session_engaged_ratio_count", circuit=circuit, slice="all")
-
-
 def test_a_circuit_that_comes_or_goes_has_no_session_bet_again_in_one_that_stays(told: Path) -> None:
     with live(told, told / "artifacts", archived(told)) as one:
         one.send(step(engaged_rows(6, engaged=True), [4, 2], session_id_hashes=["has-bet", "begun"]))
@@ -279,71 +260,6 @@ def test_a_circuit_that_comes_or_goes_has_no_session_bet_again_in_one_that_stays
         one.send(step(engaged_rows(8, engaged=True), [4, 4], session_id_hashes=["has-bet", "begun"]))
         one.tick(120)
         assert bets_of(one, "going_on") == before + 1
-
-
-DAY_NS = 86_400 * 10**9
-
-
-def said_of_ticks(one: Live) -> dict[str, float]:
-    return {
-        name: one.value("circuits_ticks_total", outcome=name) for name in ("closed", "repeated", "late", "set_back")
-    }
-
-
-def test_a_clock_that_was_a_day_ahead_for_one_reading_costs_evidence_and_not_the_day(told: Path) -> None:
-    with live(told, told / "artifacts", archived(told)) as one:
-        one.traffic(2, 0.0)
-        assert one.value("circuit_evidence_log", **ALL) > 0
-        one.send(step(engaged_rows(4, engaged=True), [4], session_id_hashes=["has-bet"]))
-        one.clock.epoch_ns += DAY_NS
-        one.client.series()
-        one.clock.epoch_ns -= DAY_NS
-        one.client.series()
-        assert one.value("circuit_evidence_log", **ALL) == 0
-        assert said_of_ticks(one) == {"closed": 3, "repeated": 0, "late": 0, "set_back": 1}
-        tokens, bets = one.value("circuit_tokens_total", **ALL), bets_of(one, "going_on")
-        one.send(step(engaged_rows(4, engaged=True), [4], session_id_hashes=["has-bet"]))
-        one.tick()  # of which a part had closed: what came in the rest counts with the next
-        assert said_of_ticks(one) == {"closed": 3, "repeated": 1, "late": 0, "set_back": 1}
-        one.tick()
-        assert one.value("circuit_tokens_total", **ALL) == tokens + 4
-        assert bets_of(one, "going_on") == bets
-        one.traffic(12, 0.0, seed=8)
-        one.sidecar.keeper.look()
-        assert one.value("circuits_alarm_records_total", outcome="written") == 1
-    (path,) = (told / "archive").glob("*.json")
-    assert sidecar(["replay", str(path), "--baseline", str(told / "artifacts" / "baseline")]) == 0
-
-
-def test_ticks_that_closed_while_the_clock_was_ahead_are_no_evidence_when_they_come(told: Path) -> None:
-    for path in (told / "archive").glob("*.parquet"):
-        path.unlink()
-    with live(told, told / "artifacts", archived(told)) as one:
-        one.traffic(3, 0.5)
-        one.clock.epoch_ns += 600 * 10**9
-        one.traffic(4, 0.5, seed=1)
-        one.clock.epoch_ns -= 600 * 10**9
-        one.traffic(16, 0.5, seed=2)
-        assert said_of_ticks(one) == {"closed": 20, "repeated": 4, "late": 0, "set_back": 1}
-        assert one.value("circuit_tokens_total", **ALL) == 23 * 2 * 8 * 4
-        one.traffic(12, 0.0, seed=8)
-        one.sidecar.keeper.look()
-        assert one.value("circuits_alarm_records_total", outcome="written") == 1
-    rows = [row for path in (told / "archive").glob("*.parquet") for row in read_archive(path)]
-    assert len({row.key for row in rows}) == len(rows)
-    (path,) = (told / "archive").glob("*.json")
-    assert sidecar(["replay", str(path), "--baseline", str(told / "artifacts" / "baseline")]) == 0
-
-
-def test_a_clock_that_is_set_back_by_three_ticks_makes_one_tick_longer_and_costs_no_evidence(told: Path) -> None:
-    with live(told, told / "artifacts", archived(told)) as one:
-        one.traffic(2, 0.0)
-        before = one.value("circuit_evidence_log", **ALL)
-        one.clock.epoch_ns -= 180 * 10**9
-        one.client.series()
-        assert one.value("circuit_evidence_log", **ALL) == before > 0
-        one.traffic(4, 0.5)
-        assert said_of_ticks(one) == {"closed": 3, "repeated": 0, "late": 0, "set_back": 0}
 
 
 def test_another_baseline_begins_its_evidence_anew(told: Path) -> None:

@@ -15,11 +15,9 @@ from sidecar.circuits.sessions import Bets, Sessions, Share
 from sidecar.circuits.watch import Alarm, Checkpoint, Watched
 from sidecar.live.traces import KEPT, Traces
 from tests.circuits.live import of_sessions, read, two
-from tests.circuits.served import engaged_rows, live, step
+from tests.circuits.served import archived, engaged_rows, live, step
 from tests.circuits.small import LAYER, MLP
-from tests.circuits.test_live import archived, home, told
 
-__all__ = ["home", "told"]  # fixtures
 BAND = Band(0.2, 0.6)  # of four tokens 0 is below, 3 and 4 are above
 
 
