@@ -66,11 +66,13 @@ class Plans:
     def load(self, artifacts: tuple[Loaded, ...]) -> None:
         """Put other artifacts in force, between two batches. What does not fit stands in the plan as refused.
 
-        Raises WorkerLostError.
+        The same ones as before make no new generation: a folder that was touched, or seen while it was still being copied,
+        has nothing new to say. Raises WorkerLostError.
         """
         with self._binding:
+            same = _digests(artifacts) == _digests(self._artifacts)
             self._artifacts = artifacts
-            if self.plan is not None:
+            if self.plan is not None and not same:
                 self._bind(self.plan.model)
 
     def register(self, model: ModelIdentity, report: TrafficReport) -> Plan:
@@ -110,3 +112,7 @@ class Plans:
             for one in self._artifacts
             if not isinstance(one, Baseline)
         )
+
+
+def _digests(artifacts: tuple[Loaded, ...]) -> list[str]:
+    return [one.manifest.content_digest for one in artifacts]

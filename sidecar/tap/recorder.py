@@ -76,16 +76,24 @@ class Recorder:
         self._local = _Local()
         self._numbers = itertools.count(1)
         self._fitting: tuple[FetchedPlan | None, Settings] | None = None  # a plan that has what these settings ask for
+        self._closed = False
 
     @property
     def off(self) -> bool:
-        """Nothing is to be done here: a child of fork has the locks of its parent, and not its threads."""
-        return self._client.off
+        """Nothing is to be done here: it was closed, or this is a child of fork: it has its parent's locks, and no threads."""
+        return self._closed or self._client.off
 
     @property
     def open(self) -> OpenStep | None:
         """The calling thread's step."""
         return self._local.step
+
+    def close(self) -> None:
+        """The tap is taken off: no step begins, and one that a thread is in is neither counted nor sent.
+
+        What is left of its hooks would keep half of it, and a count without its rows looks like rows that were lost.
+        """
+        self._closed = True
 
     def request(self, info: RequestInfo, prompt_tokens: int, *, chosen: bool | None = None) -> Request:
         """A request seen for the first time. Whether it is captured is decided here, for its whole life.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -136,6 +137,16 @@ def test_a_reload_reaches_the_tap_and_each_batch_has_one_generation(client, arti
     results = [reply.result for reply in seen if reply.HasField("result")]
     assert [result.plan_generation for result in results] == [newest]
     stream.cancel()
+
+
+def test_a_folder_that_was_only_touched_makes_no_new_generation(client, artifacts):
+    """As one looks that was read while it was being copied: whole already, and with its times still to come."""
+    client.good()
+    before, done = client.status().plan_generation, 'stethoscope_artifact_reloads_total{outcome="ok"}'
+    for weights in artifacts.glob("*/weights.safetensors"):
+        os.utime(weights, ns=(1, 1))
+    until(lambda: float(client.series()[done]) >= 1)
+    assert client.status().plan_generation == before
 
 
 def test_a_request_that_ends_has_its_final_score_counted_once(client):
@@ -335,6 +346,9 @@ def test_an_unsound_reload_leaves_the_old_generation_in_force_and_is_counted(cli
     assert client.good().plan_generation == generation
     (artifacts / "first" / "extra.pkl").unlink(missing_ok=True)
     manifest.write_text(sound)
+    sound_again = 'stethoscope_artifact_reloads_total{outcome="ok"}'
+    until(lambda: float(client.series()[sound_again]) >= 1)
+    write_probe(artifacts, "third", column=3)
     until(lambda: client.status().plan_generation > generation)
     client.good()
 

@@ -212,6 +212,36 @@ def test_detach_leaves_the_model_and_its_class_as_they_were(receiver: Receiver) 
     tap.detach()
 
 
+def test_a_step_that_is_running_when_the_tap_is_taken_off_is_not_counted_as_lost(receiver: Receiver) -> None:
+    """Its hooks are gone half-way: rows of it cannot come, and a count without rows is what blindness looks like."""
+    model = tiny()
+    client = TapClient(receiver.address, identify(model), engine_id="engine")
+    client.start()
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait(*_: Any) -> None:
+        inside.set()
+        assert go_on.wait(10.0)
+
+    tap = attach(model, client=client)
+    until(lambda: client.connected)
+    model.generate(torch.tensor([PROMPTS[0]]), max_new_tokens=1, do_sample=False)
+    handle = find_blocks(model)[0].register_forward_hook(wait)
+    call = {"max_new_tokens": 2, "do_sample": False}
+    running = threading.Thread(target=model.generate, args=(torch.tensor([PROMPTS[1]]),), kwargs=call)
+    running.start()
+    assert inside.wait(10.0)
+    tap.detach()
+    go_on.set()
+    running.join(10.0)
+    handle.remove()
+    client.stop(10.0)
+    receiver.wait(lambda r: r.goodbyes == 1)
+    rows = sum(len(values) for values in receiver.rows(1).values())
+    assert (receiver.reports[-1].tokens_computed, receiver.unseen) == (rows, {})
+    assert rows == len(PROMPTS[0])
+
+
 def test_a_copy_of_a_tapped_model_is_not_tapped(receiver: Receiver) -> None:
     model = tiny()
     with tapped(model, receiver):

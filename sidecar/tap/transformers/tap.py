@@ -96,6 +96,7 @@ class Tap:
         if model is not None:
             _TAPPED.pop(model, None)
         self._forward.end_batch()
+        self._recorder.close()
         self._batching.remove()
         self._forward.remove()
         self._hooks.remove()
