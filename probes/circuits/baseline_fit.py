@@ -5,7 +5,7 @@ Each day is replayed against what the other days taught, in one run over all of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from probes.circuits.baseline import MOST, BaselineManifest, Levels, State, save_baseline
 from probes.errors import LabError
-from sidecar.circuits.archive import ArchiveError, archive_files, digest_of, read_archive
+from sidecar.circuits.archive import ArchiveError, digest_of, read_archives
 from sidecar.circuits.detector import BETS, NOTHING, RUN_LENGTH, Fixed, advance, betting_table, log_e, log_threshold
 from sidecar.circuits.merge import SketchError, merge
 from sidecar.circuits.reference import WEEK, Reference, hour_of_week
@@ -36,13 +36,15 @@ Floats = npt.NDArray[np.float64]
 class Options:
     """at_least: no tolerance below it is tried, for a short history is silent by luck. buckets: 168, or 1 for a demo.
 
-    armed: what was learned may page, however little it is. The demo's own: no command sets it.
+    armed: what was learned may page, however little it is. The demo's own: no command sets it. skip_unsound: archives that
+    cannot be read are passed over.
     """
 
     buckets: int = WEEK
     at_least: float = AT_LEAST
     run_length: int = RUN_LENGTH
     armed: bool = False
+    skip_unsound: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +78,15 @@ class History:
         return np.unique(self.ticks * self.tick_s // _DAY_S, return_inverse=True)[1].astype(np.intp)
 
 
-def fit_baseline(archives: Sequence[Path], out: Path, options: Options) -> BaselineManifest:
-    """Write the baseline of every circuit in the archives. Raises LabError, also for sketches of two models or specs."""
-    rows, digests = _read(archives)
+def fit_baseline(
+    archives: Sequence[Path], out: Path, options: Options, told: Callable[[Sequence[str]], None] = lambda unsound: None
+) -> BaselineManifest:
+    """Write the baseline of every circuit in the archives. Raises LabError, also for sketches of two models or specs.
+
+    told: is called with the archives that were passed over.
+    """
+    rows, digests, unsound = _read(archives, skip_unsound=options.skip_unsound)
+    told(unsound)
     histories = _histories(rows)
     models = {row.key.model_hash for row in rows}
     if len(models) > 1:
@@ -116,19 +124,13 @@ def _state(histories: Sequence[History], options: Options) -> State:
     return State.FROZEN if known or options.armed else State.LEARNING
 
 
-def _read(archives: Sequence[Path]) -> tuple[tuple[TickRow, ...], list[str]]:
-    rows: list[TickRow] = []
+def _read(archives: Sequence[Path], *, skip_unsound: bool) -> tuple[tuple[TickRow, ...], list[str], tuple[str, ...]]:
+    """Rows, digests of the files that they are from, and what was passed over."""
     try:
-        files = archive_files(archives)
-        for path in files:
-            rows += read_archive(path)
-        merged = merge(rows).rows
-        digests = [digest_of(path) for path in files]
+        read = read_archives(archives, skip_unsound=skip_unsound)
+        return merge(read.rows).rows, [digest_of(path) for path in read.files], read.unsound
     except (ArchiveError, SketchError) as error:
         raise LabError(str(error)) from None
-    if not merged:
-        raise LabError("there is nothing in the archives")
-    return merged, digests
 
 
 def _histories(rows: Sequence[TickRow]) -> list[History]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sidecar.unsound import add_skip, passed_over
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,6 +44,7 @@ def add(commands: Any) -> None:
     fit.add_argument(
         "--one-bucket", action="store_true", help="one reference for all hours: to try it out; it never pages"
     )
+    add_skip(fit)
     fit.set_defaults(run=_fit)
 
 
@@ -52,10 +56,20 @@ def _fit(arguments: argparse.Namespace) -> int:
     from sidecar.circuits.detector import RUN_LENGTH
     from sidecar.circuits.reference import WEEK
 
-    options = Options(1 if arguments.one_bucket else WEEK, arguments.at_least, arguments.run_length or RUN_LENGTH)
-    fit_baseline(arguments.archives, arguments.out, options)
-    made = load_baseline(arguments.out, root=arguments.out)
+    options = Options(
+        1 if arguments.one_bucket else WEEK,
+        arguments.at_least,
+        arguments.run_length or RUN_LENGTH,
+        skip_unsound=arguments.skip_unsound,
+    )
     console = Console(highlight=False)
+
+    def told(unsound: Sequence[str]) -> None:
+        for line in passed_over(unsound):
+            console.print(line, soft_wrap=True, markup=False)
+
+    fit_baseline(arguments.archives, arguments.out, options, told)
+    made = load_baseline(arguments.out, root=arguments.out)
     console.print(_table(made))
     console.print(_told(made), soft_wrap=True)
     return 0
@@ -68,7 +82,16 @@ def _table(made: Baseline) -> Table:
     from sidecar.circuits.detector import sessions_to_see_nothing
     from sidecar.circuits.reference import Band
 
-    table = Table("circuit", "slice", "sessions", "engaged share", "tolerance", "ablation seen after", "in hours")
+    table = Table(
+        "circuit",
+        "slice",
+        "sessions",
+        "engaged share",
+        "tolerance",
+        "ablation seen after",
+        "in hours",
+        "silence told in",
+    )
     sessions = [count for one in made.manifest.circuits for count in one.sessions]
     for one, many in zip(made.watched, sessions, strict=True):
         mean, tolerance = one.reference.mean, one.reference.tolerance
@@ -82,6 +105,7 @@ def _table(made: Baseline) -> Table:
             f"{tolerance:g}",
             f"{after:.0f} sessions" if math.isfinite(after) else "never",
             f"{one.reference.sees_less:.0%}",
+            f"{one.reference.tells_silence:.0%}",
         )
     return table
 

@@ -42,10 +42,11 @@ class ArchiveFile:
 
 @dataclass(frozen=True, slots=True)
 class ReadRows:
-    """Of several files. unsound: of each that was passed over its path, and why it cannot be read."""
+    """Of several files. unsound: of each that was passed over its path, and why it cannot be read. files: the others."""
 
     rows: list[TickRow]
     unsound: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 def write_archive(path: Path, rows: Sequence[TickRow]) -> ArchiveFile:
@@ -81,14 +82,17 @@ def read_files(files: Iterable[Path], *, skip_unsound: bool = False) -> ReadRows
     """All their rows. Raises ArchiveError, which names every one that is unsound, unless these are to be passed over."""
     rows: list[TickRow] = []
     unsound: list[str] = []
+    sound: list[Path] = []
     for path in files:
         try:
             rows += read_archive(path)
         except ArchiveError as error:
             unsound.append(str(error))
+        else:
+            sound.append(path)
     if unsound and not skip_unsound:
         raise ArchiveError("; ".join(unsound))
-    return ReadRows(rows, tuple(unsound))
+    return ReadRows(rows, tuple(unsound), tuple(sound))
 
 
 def archive_files(paths: Iterable[Path]) -> list[Path]:

@@ -82,6 +82,11 @@ class Reference:
         return replace(self, per_tick=self.per_tick / replicas)
 
     @property
+    def tells_silence(self) -> float:
+        """The share of the week's hours in which no session at all for a while is an alert."""
+        return float(np.mean([self.expects(at * 3600) for at in range(WEEK)]))
+
+    @property
     def sees_less(self) -> float:
         """The share of hours in which the mean could fall below the band at all: elsewhere an ablation is for canaries to see."""
         lows = np.array([self.band(at * 3600).low for at in range(WEEK)])

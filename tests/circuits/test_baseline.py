@@ -111,6 +111,21 @@ def test_a_folder_of_sketches_is_as_good_as_its_files(tmp_path):
     assert len(whole.archives) == 2
 
 
+def test_a_file_that_cannot_be_read_stops_the_fit_or_is_named_and_passed_over(tmp_path, capsys):
+    kept = archived(tmp_path / "kept", rows(IID, 8), "0.parquet")
+    (tmp_path / "kept" / "torn.parquet").write_bytes(kept.read_bytes()[:100])
+    fit = ["baseline", "fit", str(tmp_path / "kept"), "--out", str(tmp_path / "b")]
+    assert main(fit) == 1
+    assert "torn.parquet cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+    assert main([*fit, "--skip-unsound"]) == 0
+    said = capsys.readouterr().out
+    assert "1 unsound file passed over:" in said
+    assert "torn.parquet cannot be read" in said
+    alone = fit_baseline([kept], tmp_path / "alone", Options())
+    assert load_baseline(tmp_path / "b", root=tmp_path / "b").manifest.content_digest == alone.content_digest
+
+
 @pytest.mark.parametrize("change", [{"spec_hash": "x" * 64}, {"model_hash": "x" * 64}])
 def test_two_specs_or_models_of_a_circuit_are_refused(tmp_path, change, capsys):
     files = [

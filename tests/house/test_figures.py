@@ -28,3 +28,27 @@ def test_every_figure_of_the_readmes_table_is_in_the_results_and_says_whether_it
     shown = [line.strip("| \n").split(" | ") for line in table[0].strip().splitlines()[2:]]
     assert len(shown) > 5
     assert dict(shown) == {name: told(rows[name]) for name, _ in shown}
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    """Of one committed file of ``bench``."""
+    rows: list[dict[str, Any]] = json.loads((ROOT / "bench" / name).read_text())["rows"]
+    return rows
+
+
+def test_every_interval_on_vllms_page_is_one_of_the_committed_benchmarks():
+    page = (ROOT / "docs" / "engines" / "vllm.md").read_text()
+    shown = re.findall(r"([\d.]+) \[([\d.]+), ([\d.]+)\]", page)
+    assert len(shown) > 25
+    rows = [row for name in ("vllm.json", "vllm_gpu.json", "interpreter.json") for row in rows_of(name)]
+    measured = [(row["value"], *row["interval"]) for row in rows if row["interval"]]
+    for cell in shown:
+        digits = len(cell[0].partition(".")[2])
+        assert cell in {tuple(f"{value:.{digits}f}" for value in one) for one in measured}, cell
+
+
+def test_the_taps_share_of_vllms_thread_is_told_phase_by_phase():
+    page = (ROOT / "docs" / "engines" / "vllm.md").read_text()
+    shown = re.findall(r"\] \| ([\d.]+ %) \|", page)
+    shares = [f"{100 * row['value']:.1f} %" for row in rows_of("vllm.json") if "engine-thread CPU" in row["name"]]
+    assert shown == shares

@@ -5,7 +5,7 @@ from __future__ import annotations
 from probes.circuits.findings import Findings, per_cent
 from probes.circuits.manifest import CircuitManifest
 from probes.circuits.replacing import Ablation
-from probes.circuits.validation.gates import of_kind
+from probes.circuits.validation.gates import at_least, of_kind
 
 _NEARLY_ALL = 0.9
 _ALONE = 0.8  # of the behaviour: from there on a set may be said to do it by itself
@@ -52,11 +52,13 @@ def _one_alone(found: Findings) -> tuple[str, ...]:
 
 
 def _seen(about: CircuitManifest) -> str:
-    missed, too = 1 - about.score.engaged_share, about.score.traffic_share
+    score = about.score
+    missed = f"{1 - score.engaged_share:.0%} of {score.engaged_tokens} tokens at which the circuit is at work"
+    worst = 1 - at_least(score.engaged_share, score.engaged_tokens)
     return (
-        f"The score misses {missed:.0%} of the tokens at which the circuit is at work, and is engaged on {too:.1%} of tokens "
-        "without it. A quiet circuit does not show that the behaviour does not happen, and one engaged token is no evidence that "
-        "it does. What counts is that the share moves."
+        f"The score misses {missed} (95 %: up to {worst:.0%}), and is engaged on {score.traffic_share:.1%} of tokens without it. "
+        "A quiet circuit does not show that the behaviour does not happen, and one engaged token is no evidence that it does. What "
+        "counts is that the share moves."
     )
 
 

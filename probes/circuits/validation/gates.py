@@ -93,7 +93,7 @@ def _stable(found: Findings) -> GateResult:
     if found.stability is None:
         return _gate(GateName.STABLE, False, "Not measured: its nodes were not chosen by effects on pairs.")
     alike = found.stability.jaccard
-    text = f"on other pairs the choice of nodes would be {alike:.2f} alike (Jaccard; {ALIKE:.2f} is asked for)"
+    text = f"from its own pairs drawn again other nodes would be chosen, {alike:.2f} alike (Jaccard; {ALIKE:.2f} is asked for)"
     return _gate(
         GateName.STABLE, alike >= ALIKE, f"{'It is stable' if alike >= ALIKE else 'It is not stable'}: {text}."
     )
@@ -115,7 +115,7 @@ def _readout(found: Findings) -> GateResult:
 
 
 def _reads(score: Score) -> GateResult:
-    least = _at_least(score.engaged_share, score.engaged_tokens)
+    least = at_least(score.engaged_share, score.engaged_tokens)
     passed = least >= READ
     numbers = (
         f"{score.engaged_share:.0%} of {score.engaged_tokens} tokens at which it is at work are engaged (95 %: from {least:.0%} "
@@ -141,10 +141,10 @@ def _told(one: AblationFinding) -> str:
     return f"{one.kind}: {per_cent(found.left)} left, of random sets {median} (p {found.p_value:.3f})"
 
 
-def _at_least(share: float, count: int) -> float:
+def at_least(share: float, count: int) -> float:
     """The lower end of the exact 95 % interval of a share (Clopper and Pearson, 1934).
 
-    >>> round(_at_least(1.0, 5), 3), round(_at_least(1.0, 6), 3), _at_least(0.0, 9)
+    >>> round(at_least(1.0, 5), 3), round(at_least(1.0, 6), 3), at_least(0.0, 9)
     (0.478, 0.541, 0.0)
     """
     from scipy.stats import binomtest
