@@ -79,7 +79,7 @@ class History:
 
 
 def fit_baseline(
-    archives: Sequence[Path], out: Path, options: Options, told: Callable[[Sequence[str]], None] = lambda unsound: None
+    archives: Sequence[Path], out: Path, options: Options, told: Callable[[Sequence[str]], None] = lambda _: None
 ) -> BaselineManifest:
     """Write the baseline of every circuit in the archives. Raises LabError, also for sketches of two models or specs.
 
