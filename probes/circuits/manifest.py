@@ -147,7 +147,7 @@ class Basis(Strict):
     """A frozen principal subspace of traffic at one tap point, to tell rows unlike those that the circuit was made on.
 
     Columns: ``first`` up to ``first + rank`` are orthonormal directions U, and the one after them is the mean m of all rows.
-    centre: U'm; variances: of the rows along U; length: ||m||^2. t2_limit, spe_limit: their 99.9 % points on held-out traffic.
+    centre: U'm; variances: of the rows along U; length: ||m||^2. t2_limit, spe_limit: their 99 % points on held-out traffic.
     """
 
     tap_point: Text

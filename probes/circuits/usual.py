@@ -11,7 +11,9 @@ from probes.circuits.manifest import Basis
 from probes.errors import LabError
 from sidecar.types import FloatArray, IndexArray, TapPoint
 
-NEARLY_ALL = 0.999
+# From some thousand tokens a 99 % point is known well; a 99.9 % point is all but their largest, and of a text in another language
+# next to nothing lies beyond it: on SmolLM2 1.4 % of Finnish against 10 % beyond the 99 % point.
+MOST = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class Usual:
 
 
 def usual(where: TapPoint, rows: npt.NDArray[np.floating], groups: IndexArray, rank: int, first: int) -> Usual:
-    """Fit on rows [T, width] of every other text; the limits are 99.9 % points of T^2 and SPE on the others.
+    """Fit on rows [T, width] of every other text; the limits are 99 % points of T^2 and SPE on the others.
 
     groups: which text a row is of, [T]. first: where its columns begin among those of the tap point. Raises LabError for too
     few rows.
@@ -44,7 +46,7 @@ def usual(where: TapPoint, rows: npt.NDArray[np.floating], groups: IndexArray, r
         centre=tuple((mean @ subspace).tolist()),
         variances=tuple(variances.tolist()),
         length=float(mean @ mean),
-        t2_limit=float(np.quantile(t2, NEARLY_ALL)),
-        spe_limit=float(np.quantile(spe, NEARLY_ALL)),
+        t2_limit=float(np.quantile(t2, MOST)),
+        spe_limit=float(np.quantile(spe, MOST)),
     )
     return Usual(about, columns)

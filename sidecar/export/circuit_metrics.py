@@ -75,7 +75,7 @@ CIRCUIT_METRICS = (
     Metric(
         f"{PREFIX}circuit_tokens_unusual_total",
         Kind.COUNTER,
-        "Tokens beyond the 99.9 % point of the traffic that the circuit was made on: within its usual directions, or off them.",
+        "Tokens beyond the 99 % point of the traffic that the circuit was made on: within its usual directions, or off them.",
         (_CIRCUIT, *closed("measure", ("t2", "spe"))[0]),
         2 * CIRCUITS,
     ),
