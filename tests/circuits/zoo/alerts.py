@@ -53,16 +53,22 @@ class Series:
     def names(self) -> list[str]:
         return sorted({name for scrape in self.scrapes for name in scrape})
 
-    def first(self, prefix: str, begin: int) -> int | None:
+    def first(self, prefixes: tuple[str, ...], begin: int) -> int | None:
         """Ticks after ``begin`` until one of these is 1; negative if that was before."""
         shown = [
-            at for at, one in enumerate(self.scrapes) if any(n.startswith(prefix) and v == 1 for n, v in one.items())
+            at for at, one in enumerate(self.scrapes) if any(n.startswith(prefixes) and v == 1 for n, v in one.items())
         ]
         return shown[0] - begin + 1 if shown else None
 
     def highest(self, prefix: str, before: int) -> float:
         values = [v for one in self.scrapes[:before] for n, v in one.items() if n.startswith(prefix)]
         return max(values, default=0.0)
+
+    def grown(self, metric: str, since: int, label: str = "") -> float:
+        """How much all of its series with this label grew together, from that scrape to the last one."""
+        before, after = self.scrapes[since], self.scrapes[-1]
+        own = [name for name in after if name.startswith(f"{metric}{{") and label in name]
+        return sum(after[name] - before.get(name, 0.0) for name in own)
 
     def labels(self, metric: str, label: str) -> set[str]:
         found = (re.search(rf'{label}="([^"]*)"', name) for name in self.names() if name.startswith(f"{metric}{{"))

@@ -21,6 +21,19 @@ _TOGETHER = 16
 
 
 @dataclass(frozen=True, slots=True)
+class Batching:
+    """How an engine takes the prompts of canaries: so many together, beside so many requests of traffic."""
+
+    prompts: int
+    others: int = 0
+
+
+# An engine's reference is not made in the company that its later rounds have: none of these is among those.
+RECORDED = (Batching(1), Batching(4), Batching(8))
+ANSWERED = (Batching(2), Batching(3), Batching(5, others=3))
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """Sessions of one kind. states: float32 [n, ROWS, width] by tap point; positions: [n, ROWS]."""
 
@@ -50,17 +63,19 @@ def pool_of(model: Any, texts: Sequence[Sequence[int]], points: Sequence[TapPoin
     return Pool({point: np.stack(rows) for point, rows in kept.items()}, at)
 
 
-def rounds_of(model: Any, prompts: Sequence[Sequence[int]], points: Sequence[TapPoint]) -> tuple[Round, ...]:
-    """The same prompts computed alone, in twos and all together: what an engine's batches do to the last digits."""
-    return tuple(_round(model, prompts, points, many) for many in (1, 2, len(prompts)))
-
-
-def _round(model: Any, prompts: Sequence[Sequence[int]], points: Sequence[TapPoint], together: int) -> Round:
+def round_of(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    traffic: Sequence[Sequence[int]],
+    points: Sequence[TapPoint],
+    batching: Batching,
+) -> Round:
+    """The prompts in such batches, which change the last digits. traffic: what else may be in a batch."""
     kept: dict[TapPoint, list[FloatArray]] = {point: [] for point in points}
-    for start in range(0, len(prompts), together):
-        own = prompts[start : start + together]
-        for point, rows in states_of(model, own, points).items():
-            kept[point] += [row[len(text) - LAST : len(text)] for row, text in zip(rows, own, strict=True)]
+    for start in range(0, len(prompts), batching.prompts):
+        own = prompts[start : start + batching.prompts]
+        for point, rows in states_of(model, [*own, *traffic[: batching.others]], points).items():
+            kept[point] += [row[len(text) - LAST : len(text)] for row, text in zip(rows, own, strict=False)]
     return Round({point: np.stack(rows) for point, rows in kept.items()}, tuple(map(len, prompts)))
 
 

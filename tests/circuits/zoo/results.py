@@ -14,6 +14,7 @@ _REPO = Path(__file__).parents[3]
 RESULTS = Path(__file__).with_name("results.json")
 DOCS = _REPO / "docs" / "circuits.md"
 _BEGIN, _END = "<!-- zoo -->\n", "<!-- /zoo -->\n"
+_COLUMNS = ("right", "floors", "canaries after", "stream after")
 Row = Mapping[str, Any]
 
 
@@ -35,6 +36,15 @@ def read(path: Path = RESULTS) -> dict[str, Any]:
     return found
 
 
+def joined(paths: Sequence[Path]) -> dict[str, Any]:
+    """Results of several files as if they were of one run. Raises ValueError if table, seed or size differ."""
+    parts = [read(path) for path in paths]
+    heads = [{name: value for name, value in one.items() if name != "rows"} for one in parts]
+    if any(head != heads[0] for head in heads) or heads[0]["expected"] != expected_digest():
+        raise ValueError("results of several tables, seeds or sizes, or of a table that is not the present one")
+    return heads[0] | {"rows": [row for one in parts for row in one["rows"]]}
+
+
 def table(found: Mapping[str, Any]) -> str:
     """Markdown: how it was run, and a line for each condition and its numerics, the subjects side by side."""
     rows: Sequence[Row] = found["rows"]
@@ -45,11 +55,12 @@ def table(found: Mapping[str, Any]) -> str:
     )
     subjects = list(dict.fromkeys(row["subject"] for row in rows))
     wanted = {subject: expected(subject) for subject in subjects}
-    head = ["condition", "expected", *(f"{name}: right, ticks to it, floors" for name in subjects)]
+    head = ["condition", "expected", *(f"{name}: {what}" for name in subjects for what in _COLUMNS)]
     lines = [_line(head), _line(["---"] * len(head))]
     for numerics, conditions in wanted[subjects[0]].items():
         for name in conditions:
-            cells = [_cell(row) for subject in subjects for row in _of(rows, subject, numerics, name)]
+            of = [row for subject in subjects for row in _of(rows, subject, numerics, name)]
+            cells = [cell for row in of for cell in _cells(row)]
             what = name.replace("_", " ") + ("" if numerics == "float32" else f", {numerics}")
             lines.append(_line([what, _expectation({one: wanted[one][numerics][name] for one in subjects}), *cells]))
     return "\n".join([told, *lines]) + "\n"
@@ -83,18 +94,25 @@ def _words(one: Expected) -> str:
     return f"{one.diagnosis} ({alerts or 'no alert'})".replace("Circuit", "")
 
 
-def _cell(row: Row) -> str:
+def _cells(row: Row) -> tuple[str, ...]:
+    """Of its runs: how many were right, the farthest that canaries moved, and when they and the stream by itself told it."""
     runs = row["runs"]
-    seen = sorted(t for t in (_seen_after(one) for one in runs) if t is not None)
-    floors = sorted(one["farthest"] for one in runs)[len(runs) // 2]
-    ticks = f"{seen[len(seen) // 2]} (at most {seen[-1]})" if seen else "-"
     right = f"{row['right']} of {len(runs)}"
-    return f"{right if row['right'] >= RIGHT * len(runs) else f'**{right}**'}, {ticks}, {floors:,.1f}"
+    floors = [one["farthest"] for one in runs]
+    return (
+        right if row["right"] >= RIGHT * len(runs) else f"**{right}**",
+        f"{min(floors):,.1f} to {max(floors):,.1f}",
+        *(_after([one[name] for one in runs]) for name in ("moved_after", "first_alarm")),
+    )
 
 
-def _seen_after(one: Mapping[str, Any]) -> int | None:
-    times = [one[name] for name in ("first_alarm", "moved_after") if one[name] is not None]
-    return min(times, default=None)
+def _after(ticks: Sequence[int | None]) -> str:
+    """The median of the runs in which it came, and the most; in how many, if not in all."""
+    came = sorted(one for one in ticks if one is not None)
+    if not came:
+        return "-"
+    told = f"{came[len(came) // 2]} (at most {came[-1]})"
+    return told if len(came) == len(ticks) else f"{told}, in {len(came)}"
 
 
 def _line(cells: Sequence[str]) -> str:

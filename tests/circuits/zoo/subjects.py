@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ from sidecar.live.canary_prompts import own
 from sidecar.types import ModelIdentity, TapPoint
 from tests.circuits.toys import FOLDER
 from tests.circuits.zoo.numerics import numerics_of
-from tests.circuits.zoo.pools import Pool, Round, pool_of, rounds_of
+from tests.circuits.zoo.pools import ANSWERED, RECORDED, Batching, Pool, Round, pool_of, round_of
 from tests.circuits.zoo.texts import (
-    FOREIGN,
+    KINDS,
     PLAIN,
     REPEATING,
     Ids,
@@ -38,7 +38,7 @@ from tests.circuits.zoo.texts import (
     toy_pairs,
     toy_texts,
 )
-from tests.circuits.zoo.variants import SOUND, changed
+from tests.circuits.zoo.variants import SOUND, Fault, Material, faults_of
 
 TOY, SMOLLM2 = "toy", "smollm2"
 
@@ -59,11 +59,20 @@ class Subject:
 
 @dataclass(slots=True)
 class Seen:
-    """What the engine's tap sees in one kind of numerics. pools: by variant and kind of text; rounds: by variant."""
+    """What the engine's tap sees in one kind of numerics.
+
+    recorded: rounds of canaries on the sound model, of which references are made. pools: by fault and kind of text;
+    rounds: the answers of later rounds, which are batched otherwise, by fault.
+    """
 
     identity: ModelIdentity
-    pools: dict[tuple[str, str], Pool] = field(default_factory=dict)
-    rounds: dict[str, tuple[Round, ...]] = field(default_factory=dict)
+    recorded: tuple[Round, ...] = ()
+    pools: dict[tuple[Fault, str], Pool] = field(default_factory=dict)
+    rounds: dict[Fault, tuple[Round, ...]] = field(default_factory=dict)
+
+    def faults(self, variant: str) -> tuple[Fault, ...]:
+        """The ways of a variant that were seen, in order."""
+        return tuple(one for one in self.rounds if one.variant == variant)
 
 
 def toy_subject(home: Path, seed: int, many: int) -> Subject:
@@ -103,23 +112,30 @@ def smollm2_subject(home: Path, seed: int, many: int, model: Path) -> Subject:
 
 
 def seen(
-    subject: Subject, numerics: str, variants: Sequence[str], told: Callable[[str], None] = lambda _text: None
+    subject: Subject,
+    numerics: str,
+    variants: Sequence[str],
+    most: int,
+    told: Callable[[str], None] = lambda _text: None,
 ) -> Seen:
-    """Run every variant over every kind of text that it may meet: other languages only the sound model does."""
+    """Run ``most`` ways of every variant over every kind of text that it may meet: other languages only the sound model does."""
     model, identity = numerics_of(subject.lab, numerics)
     points = [place.where for place in subject.circuit.manifest.places]
-    found = Seen(identity)
-    for variant in variants:
-        told(f"{subject.name} {numerics}: {variant}")
-        _see(found, subject, model, variant, points)
+    found = Seen(identity, _rounds(subject, model, RECORDED, points))
+    material = Material(subject.circuit.manifest, subject.texts, subject.rate)
+    for fault, change in (pair for one in variants for pair in islice(faults_of(one, material).items(), most)):
+        told(f"{subject.name} {numerics}: {fault.variant} {fault.way}")
+        with change(model) as made:
+            for kind in KINDS if fault.variant == SOUND else (PLAIN, REPEATING):
+                found.pools[fault, kind] = pool_of(made, subject.texts[kind], points)
+            found.rounds[fault] = _rounds(subject, made, ANSWERED, points)
         gc.collect()
     return found
 
 
-def _see(found: Seen, subject: Subject, model: Any, variant: str, points: Sequence[TapPoint]) -> None:
-    kinds = (PLAIN, REPEATING, FOREIGN) if variant == SOUND else (PLAIN, REPEATING)
-    learned = list(chain(*zip(subject.texts[FOREIGN], subject.texts[REPEATING], strict=False)))
-    with changed(model, variant, subject.circuit.manifest, learned, subject.rate) as made:
-        for kind in kinds:
-            found.pools[variant, kind] = pool_of(made, subject.texts[kind], points)
-        found.rounds[variant] = rounds_of(made, subject.prompt_ids, points)
+def _rounds(
+    subject: Subject, model: Any, batchings: Sequence[Batching], points: Sequence[TapPoint]
+) -> tuple[Round, ...]:
+    """Of canaries, one in each of these batchings."""
+    traffic = subject.texts[PLAIN]
+    return tuple(round_of(model, subject.prompt_ids, traffic, points, one) for one in batchings)

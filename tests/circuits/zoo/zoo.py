@@ -42,8 +42,8 @@ class Size:
         return Length(self.model_ticks if model else self.ticks, self.change)
 
 
-FULL = Size(runs=20, histories=3, texts=48, ticks=240, change=80)
-SHORT = Size(runs=20, histories=1, texts=48, ticks=40, change=8, model_ticks=14)
+COMMITTED = Size(runs=20, histories=2, texts=24, ticks=72, change=24)  # of results.json
+SHORT = Size(runs=10, histories=1, texts=48, ticks=40, change=8, model_ticks=14)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +92,21 @@ def diagnosis_of(outcome: Outcome, alerts: Collection[str]) -> str:
 def measure(
     subject: Subject, numerics: str, names: Sequence[str], size: Size, seed: int, promtool: str, told: Told
 ) -> Iterator[dict[str, Any]]:
-    """A row for each condition, with every run's outcome."""
+    """A row for each condition, with every run's outcome. Runs go round the ways of its fault, and then round the weeks."""
     conditions = {name: CONDITIONS[name] for name in names}
     variants = [one for one in VARIANTS if one in {SOUND, *(each.variant for each in conditions.values())}]
-    known = seen(subject, numerics, variants, told)
+    known = seen(subject, numerics, variants, size.runs, told)
     with tempfile.TemporaryDirectory(prefix="zoo-") as folder:
         home = Path(folder)
         learned = _learned(home, subject, known, conditions, size, seed)
         told(f"{subject.name} {numerics}: learned")
         for place, (name, condition) in enumerate(conditions.items()):
             seeds = [100_000 * seed + 1000 * place + number for number in range(size.runs)]
-            weeks = learned[condition.history]
+            faults, weeks = known.faults(condition.variant), learned[condition.history]
+            of = [(faults[at % len(faults)], weeks[at // len(faults) % len(weeks)]) for at in range(size.runs)]
             runs = [
-                run(home / "run", subject, known, condition, weeks[number % len(weeks)], size.length(condition), one)
-                for number, one in enumerate(seeds)
+                run(home / "run", subject, known, condition, fault, week, size.length(condition), one)
+                for (fault, week), one in zip(of, seeds, strict=True)
             ]
             alerts = fired(promtool, [series for _, series in runs], home / "alerts")
             row = _row(subject, numerics, name, [outcome for outcome, _ in runs], alerts)
