@@ -70,11 +70,13 @@ def round_of(
     points: Sequence[TapPoint],
     batching: Batching,
 ) -> Round:
-    """The prompts in such batches, which change the last digits. traffic: what else may be in a batch."""
+    """The prompts in such batches, which change the last digits. traffic: what else may be in one, cut to the length of prompts."""
+    longest = max(map(len, prompts))
+    others = [text[:longest] for text in traffic[: batching.others]]
     kept: dict[TapPoint, list[FloatArray]] = {point: [] for point in points}
     for start in range(0, len(prompts), batching.prompts):
         own = prompts[start : start + batching.prompts]
-        for point, rows in states_of(model, [*own, *traffic[: batching.others]], points).items():
+        for point, rows in states_of(model, [*own, *others], points).items():
             kept[point] += [row[len(text) - LAST : len(text)] for row, text in zip(rows, own, strict=False)]
     return Round({point: np.stack(rows) for point, rows in kept.items()}, tuple(map(len, prompts)))
 
