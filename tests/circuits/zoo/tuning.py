@@ -18,13 +18,17 @@ def tuned(model: Any, texts: Sequence[Sequence[int]], rate: float, seed: int) ->
     """A copy after a few steps of AdamW on what comes next in some of these texts, drawn by the seed."""
     dtype = next(model.parameters()).dtype
     made = copy.deepcopy(model).float().requires_grad_(requires_grad=True)
-    optimiser = torch.optim.AdamW(made.parameters(), lr=rate)
-    draws = np.random.default_rng([seed, 30])
+    _train(made, texts, rate, np.random.default_rng([seed, 30]))
+    yield made.requires_grad_(requires_grad=False).to(dtype)
+
+
+def _train(model: Any, texts: Sequence[Sequence[int]], rate: float, draws: np.random.Generator) -> None:
+    """What the optimiser keeps, twice the model, goes when this ends."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate)
     for _ in range(_STEPS):
         own = [texts[int(place)] for place in draws.choice(len(texts), _BATCH, replace=False)]
         least = min(map(len, own))
         ids = torch.tensor([text[:least] for text in own])
-        made(input_ids=ids, labels=ids).loss.backward()
+        model(input_ids=ids, labels=ids).loss.backward()
         optimiser.step()
         optimiser.zero_grad()
-    yield made.requires_grad_(requires_grad=False).to(dtype)
