@@ -38,6 +38,7 @@ from sidecar.snapshot import EndedRequest, Rung, Stage
 from sidecar.timings import Timings
 from sidecar.types import BatchId, EngineId, ModelIdentity, RequestId, StepBatch, TrafficReport
 
+_NO_NUMBERS = (RejectReason.NON_FINITE, DropReason.SCORE_NON_FINITE)
 _FOR_READING = 0.75  # of the time that is left; the rest is for comparing and for the way back
 
 
@@ -158,8 +159,10 @@ class Pipeline:
         try:
             made = self._score(batch, arrival)
         except Rejected as rejected:
+            self._unread(batch, rejected.reason)
             return self.books.reject(batch, rejected)
         except Dropped as dropped:
+            self._unread(batch, dropped.reason)
             made = self.books.drop(batch, dropped.reason)
         except Exception:
             self.books.drop(batch, DropReason.INTERNAL)
@@ -169,6 +172,10 @@ class Pipeline:
         if report is not None and self.coverage.knows(report.engine_id):
             self.coverage.report(report)
         return made
+
+    def _unread(self, batch: StepBatch, reason: RejectReason | DropReason) -> None:
+        if self.monitor is not None and reason in _NO_NUMBERS:
+            self.monitor.refuse(batch)
 
     def _score(self, batch: StepBatch, arrival: Arrival) -> Result:
         plan, judge = self._admitted(batch)

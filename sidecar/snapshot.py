@@ -228,6 +228,7 @@ class CircuitsSnapshot:
     bytes: int = 0
     false_alarms_promised: float = 0.0  # in 30 days, at most, by the guarantee of all detectors together
     kept: KeeperSnapshot = field(default_factory=KeeperSnapshot)
+    nameless: bool = False  # rows have come, and no request has named a session
 
 
 class Rung(StrEnum):

@@ -144,9 +144,20 @@ def _histories(rows: Sequence[TickRow]) -> list[History]:
         places = np.searchsorted(ticks, [row.key.tick for row in own])
         evidence[places, [slices.index(row.key.slice) for row in own]] = [row.evidence for row in own]
         if not evidence.any():
-            raise LabError(f"{name}: no session has bet in {len(ticks)} ticks; is k too large for this traffic?")
+            raise LabError(f"{name}: no session has bet in {len(ticks)} ticks; {_why_nobody_bets(own)}")
         found.append(History(name, own[0].key.spec_hash, slices, own[0].key.tick_s, ticks, evidence))
     return found
+
+
+def _why_nobody_bets(rows: Sequence[TickRow]) -> str:
+    """As far as sketches tell: a session that ends before it bets is counted, one that nobody named is not."""
+    short, tokens = sum(row.single("short") for row in rows), rows[0].shape.tokens
+    if short:
+        return f"{short} ended with fewer than the {tokens} tokens that a bet takes: is k too large for this traffic?"
+    return (
+        "none has ended without, so most likely no request names a session: docs/circuits.md says how, or set "
+        f"circuits.requests_are_sessions=true. If they do, none has yet had the {tokens} tokens that a bet takes"
+    )
 
 
 def _fit(history: History, options: Options) -> tuple[dict[str, Any], Levels]:

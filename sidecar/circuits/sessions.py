@@ -63,8 +63,9 @@ class Bets:
 
 @dataclass(slots=True)
 class SessionCounts:
-    """What did not bet, and why. All only grow."""
+    """Who may bet, what did not, and why. All only grow."""
 
+    named: int = 0  # sessions that bet here, once they have tokens enough
     unnamed: int = 0  # rows of no session: whose they are is not known, so they are no evidence
     elsewhere: int = 0  # rows of sessions that bet on another replica
     evicted: int = 0  # sessions given up for want of room before they had bet in every circuit
@@ -123,6 +124,12 @@ class Sessions:
     @property
     def nbytes(self) -> int:
         return sum(one.nbytes for one in (self._seen, self._engaged, self._slice, self._full, self._last, self._start))
+
+    @property
+    def nameless(self) -> bool:
+        """Whether rows have come, and all of them of no session: then nobody can bet."""
+        counts = self.counts
+        return bool(counts.unnamed) and not (counts.named or counts.elsewhere or self._places)
 
     def state(self) -> Seen:
         """Everything that it remembers: copies."""
@@ -227,6 +234,7 @@ class Sessions:
         if not name:
             self.counts.unnamed += rows
         elif self._share.takes(name):
+            self.counts.named += 1
             return True
         else:
             self.counts.elsewhere += rows

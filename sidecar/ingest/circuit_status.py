@@ -7,6 +7,11 @@ import math
 from protos.stethoscope.v1 import control_pb2
 from sidecar.snapshot import CircuitSliceSnapshot, CircuitSnapshot, CircuitsSnapshot
 
+_NAMELESS = (
+    "no request names a session, so that nobody bets: give each request a hash of its session (docs/circuits.md), or set "
+    "circuits.requests_are_sessions=true"
+)
+
 
 def circuits(now: CircuitsSnapshot) -> list[control_pb2.CircuitState]:
     return [_circuit(one, now) for one in now.circuits]
@@ -35,7 +40,7 @@ def _circuit(one: CircuitSnapshot, now: CircuitsSnapshot) -> control_pb2.Circuit
         name=one.name,
         version=one.version,
         state=one.state,
-        reason=one.reason,
+        reason="; ".join(filter(None, (one.reason, _NAMELESS if now.nameless else ""))),
         slices=[_slice(part) for part in one.slices],
         canary_distance=None if math.isnan(distance) else distance,
         canary_moved=one.name in kept.canaries.moved_circuits,

@@ -29,7 +29,7 @@ class Canaries(StrEnum):
 
 
 def diagnose(canaries: Canaries, excluded_share: float) -> Cause:
-    """excluded_share: of the tokens since the evidence began to grow, those that could not be read.
+    """excluded_share: of the tokens since the alarm's checkpoint, those that could not be read.
 
     >>> diagnose(Canaries.QUIET, 0.0), diagnose(Canaries.MOVED, 0.0), diagnose(Canaries.SILENT, 0.5)
     (<Cause.TRAFFIC: 'traffic'>, <Cause.MODEL: 'model'>, <Cause.DATA: 'data'>)

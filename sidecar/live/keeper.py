@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from sidecar.circuits.record import About
-from sidecar.circuits.tick import TickRow
 from sidecar.clock import Clock
 from sidecar.config import Config
 from sidecar.errors import OrderFailedError, WorkerBusyError, WorkerLostError
@@ -24,6 +22,7 @@ from sidecar.live.remembered import goes_on
 from sidecar.live.sharing import new_source
 from sidecar.live.state_file import Saved, StateFile, StateFileError
 from sidecar.live.tickwire import ToldAlarm, ToldTick
+from sidecar.live.unread import Unread
 from sidecar.live.windows import WindowError, is_open, windows
 from sidecar.log import Level, Log
 from sidecar.reading.plan import Plan
@@ -32,7 +31,6 @@ from sidecar.snapshot import CanarySnapshot, CircuitAlarmSnapshot, KeeperSnapsho
 _LOOKS = 4  # a tick, at least
 _SECOND = 1.0
 ROUNDS = 2  # of canaries, that agree
-_HISTORY = 256  # ticks: as far back as evidence goes
 
 
 class Orders(Protocol):
@@ -102,7 +100,8 @@ class Keeper:
         folder = self._folder = config.circuits.archive
         self._kept = None if folder is None else Kept(folder, new_source(config.circuits), config.circuits.file_ticks)
         self._alarms = Alarms(config.circuits.cool_down)
-        self._excluded: dict[tuple[str, str], deque[tuple[int, int, int]]] = {}
+        self._unread = Unread()
+        self._nameless = False  # whether it was said that nobody can bet
         self._states = StateFile(state)
         self._saved: Saved | None = None  # what the file holds
         self._before: tuple[dict[str, Any], ...] = ()  # alarms that stood before the start, until there is a plan
@@ -207,33 +206,23 @@ class Keeper:
         self._after = told.number  # before all else: what cannot be kept must not come again and again
         if self._kept is not None:
             self._kept.add(told.tick, told.rows)
-        self._note(told.tick, told.rows)
+        self._unread.note(told)
+        if told.steps.nameless and not self._nameless:
+            self._nameless = True
+            self._log.event(Level.WARNING, "no_request_names_a_session", mend="docs/circuits.md: who bets")
         plan = self._plan_of(told.generation)
         for one in told.alarms:
             if plan is not None:
                 self._raise(one, plan)
         self._alarms.cool(told.tick)
 
-    def _note(self, tick: int, rows: Sequence[TickRow]) -> None:
-        """How much of each circuit could not be read, tick by tick."""
-        for row in rows:
-            known = self._excluded.setdefault((row.key.circuit, row.key.slice), deque(maxlen=_HISTORY))
-            known.append((tick, row.single("rows"), row.single("non_finite")))
-
     def _raise(self, told: ToldAlarm, plan: Plan) -> None:
-        made = standing.raised(told, plan, self._excluded_share(told), self._patience_s(), self.canaries.begun)
+        made = standing.raised(told, plan, self._unread.share(told), self._patience_s(), self.canaries.begun)
         if made is None:
             return
         self._alarms.add(made)
         self.canaries.hurry()
         self._log.event(Level.WARNING, "circuit_alarm", circuit=told.circuit, slice=told.slice, leans=told.leans)
-
-    def _excluded_share(self, told: ToldAlarm) -> float:
-        """Of the tokens since the evidence began to grow, those that could not be read."""
-        known = self._excluded.get((told.circuit, told.slice), ())
-        since = [(rows, bad) for tick, rows, bad in known if tick > told.since.tick]
-        tokens, bad = sum(rows + bad for rows, bad in since), sum(bad for _, bad in since)
-        return bad / tokens if tokens else 0.0
 
     def _patience_s(self) -> float:
         return self._clock.monotonic_s() + self._config.diagnose_s

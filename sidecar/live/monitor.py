@@ -19,7 +19,7 @@ from sidecar.circuits.watch import Alarm, Settings, Watch, Watched
 from sidecar.config import Circuits as Config
 from sidecar.live.counts import CircuitCounts
 from sidecar.live.remembered import Identity, Remembered, goes_on, moved
-from sidecar.live.steps import Steps
+from sidecar.live.steps import Steps, traffic
 from sidecar.live.ticks import Alarms, ClosedTicks
 from sidecar.live.traces import Traces
 from sidecar.reading.circuits import PlannedCircuit
@@ -127,6 +127,7 @@ class Monitor:
         rows = self._steps.rows(readings.circuits, batch)
         if rows is None or self._tick is None:
             return
+        self.ticks.steps.read += 1
         activity = self._reader.read(rows)
         self._sketch.add(activity)
         bets = self._sessions.take(activity, self._tick)
@@ -137,6 +138,11 @@ class Monitor:
     def leave_out(self, batch: StepBatch) -> None:
         """A step that the ladder gave up: no share is taken of it, so that nothing is made of a part."""
         self.tokens_left_out += batch.segments.token_count
+        self.ticks.steps.read += _has_traffic(batch)
+
+    def refuse(self, batch: StepBatch) -> None:
+        """A step in which something is no number, so that nothing of it was read."""
+        self.ticks.steps.refused += _has_traffic(batch)
 
     def look(self, unix_s: float) -> None:
         """Time passes. Called between two batches, several times a tick."""
@@ -174,6 +180,7 @@ class Monitor:
         rows = self._sketch.close(tick)
         alarms = self._take(tick, rows)
         self.counts.add(rows)
+        self.ticks.steps.nameless = self._sessions.nameless
         self.ticks.add(self._generation, tick, rows, alarms)
 
     def _take(self, tick: int, rows: tuple[TickRow, ...]) -> Alarms:
@@ -209,11 +216,17 @@ class Monitor:
             ],
             "sessions": {name: getattr(self._sessions.counts, name) for name in type(self._sessions.counts).__slots__},
             "sessions_remembered": len(self._sessions),
+            "nameless": self._sessions.nameless,
             "tokens_left_out": self.tokens_left_out,
             "bytes": self.nbytes,
             "tick_s": self._config.tick_s,
             "false_alarms_promised": self.false_alarms_promised,
         }
+
+
+def _has_traffic(batch: StepBatch) -> bool:
+    ours = traffic(batch.segments)
+    return ours is None or bool(ours.any())
 
 
 def _going_on(before: Watch, now: Watch) -> dict[str, object]:

@@ -58,6 +58,7 @@ def circuits_snapshot(
         told["tokens_left_out"],
         told["bytes"],
         told["false_alarms_promised"],
+        nameless=told["nameless"],
     )
 
 

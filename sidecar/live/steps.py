@@ -30,7 +30,7 @@ class Steps:
     def rows(self, readings: CircuitReadings, batch: StepBatch) -> Rows | None:
         """The step's traffic: no canaries, no rows of adapters, which are of other weights. None if nothing is left."""
         segments = batch.segments
-        ours = _traffic(segments)
+        ours = traffic(segments)
         owners = np.repeat(np.arange(len(segments)), segments.rows)  # [T]
         ids, sessions = self._sessions(batch)
         slices = self._slices(segments)
@@ -53,7 +53,7 @@ class Steps:
     def traceparents(self, batch: StepBatch, rows: Rows) -> Sequence[str]:
         """By session of ``rows``, which are the step's: the header of a request of it, "" if none has one. Canaries have none."""
         segments = batch.segments
-        ours = _traffic(segments)
+        ours = traffic(segments)
         if ours is None and len(rows.session_ids) == len(segments):
             return segments.traceparents  # a segment each, in their order
         _, sessions = self._sessions(batch)
@@ -95,7 +95,7 @@ class Steps:
         return made
 
 
-def _traffic(segments: Segments) -> BoolArray | None:
+def traffic(segments: Segments) -> BoolArray | None:
     """[G], False for canaries and adapters; None if there are none."""
     if not any(segments.canaries) and not any(segments.adapters):
         return None

@@ -15,6 +15,15 @@ _RUNS = 64  # of ticks that closed one after the other
 Alarms = tuple[tuple[Alarm, tuple[str, ...]], ...]  # each with trace ids of sessions that bet for it
 
 
+@dataclass(slots=True)
+class StepCounts:
+    """StepCounts of traffic since the last tick closed."""
+
+    read: int = 0  # what the ladder kept from circuits among them
+    refused: int = 0  # whole, for a value in them that is no number: how many tokens they had is not asked
+    nameless: bool = False  # since the start no request has named a session
+
+
 @dataclass(frozen=True, slots=True)
 class ClosedTick:
     """Everything that a tick left, on its way to the control process. generation: of the plan in force."""
@@ -24,6 +33,7 @@ class ClosedTick:
     tick: int
     rows: tuple[TickRow, ...]
     alarms: Alarms
+    steps: StepCounts
 
 
 @dataclass(slots=True)
@@ -43,6 +53,7 @@ class ClosedTicks:
 
     def __init__(self) -> None:
         self.counts = TickCounts()
+        self.steps = StepCounts()
         self._kept: deque[ClosedTick] = deque()
         self._number = 0
         self._runs: deque[tuple[int, int]] = deque(maxlen=_RUNS)  # first and last tick of each, the newest last
@@ -56,7 +67,8 @@ class ClosedTicks:
         begun = self._runs.pop()[0] if self._runs and self._runs[-1][1] == tick - 1 else tick
         self._runs.append((begun, tick))
         self._number += 1
-        self._kept.append(ClosedTick(self._number, generation, tick, rows, alarms))
+        self._kept.append(ClosedTick(self._number, generation, tick, rows, alarms, self.steps))
+        self.steps = StepCounts()
         if len(self._kept) > KEPT_TICKS:
             self._kept.popleft()
             self.counts.lost += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from sidecar.circuits.tick import Shape, TickKey, TickRow
 from sidecar.circuits.watch import Alarm, Checkpoint
 from sidecar.live.canary_rows import CanaryRow
-from sidecar.live.ticks import ClosedTick
+from sidecar.live.ticks import ClosedTick, StepCounts
 
 _LENGTH_BYTES = 8
 
@@ -41,6 +41,7 @@ class ToldTick:
     tick: int
     rows: tuple[TickRow, ...]
     alarms: tuple[ToldAlarm, ...]
+    steps: StepCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ def write(
                 one.tick,
                 [_packed(row) for row in one.rows],
                 [packed_alarm(*alarm) for alarm in one.alarms],
+                astuple(one.steps),
             ]
             for one in ticks
         ],
@@ -91,8 +93,8 @@ def read(memory: int, size: int) -> Told:
     facts = json.loads(data[_LENGTH_BYTES:begin])
     left = _Left(data, begin)
     ticks = tuple(
-        ToldTick(number, generation, tick, tuple(left.rows(rows)), tuple(told_alarm(one) for one in alarms))
-        for number, generation, tick, rows, alarms in facts["ticks"]
+        ToldTick(number, generation, tick, tuple(left.rows(rows)), tuple(map(told_alarm, alarms)), StepCounts(*steps))
+        for number, generation, tick, rows, alarms, steps in facts["ticks"]
     )
     canaries = tuple(
         CanaryRow(generation, name, offset, left.take(np.dtype(np.float32), many))

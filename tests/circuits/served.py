@@ -61,6 +61,20 @@ def step(states: dict[TapPoint, FloatArray], lengths: Sequence[int], first: int 
     return made
 
 
+def not_a_number(tokens: int = 4) -> Any:
+    """A step that is refused whole, for one value in it."""
+    states = engaged_rows(tokens, engaged=True)
+    states[LAYER][1, 3] = np.nan
+    return step(states, [tokens])
+
+
+def overflowing(tokens: int, *places: TapPoint) -> Any:
+    """A step of finite states of which no number can be made at these places."""
+    return step(
+        engaged_rows(tokens, engaged=True) | {where: np.full((tokens, WIDTH), 3e38) for where in places}, [tokens]
+    )
+
+
 def mixed(draws: np.random.Generator, share: float, sessions: int = 8, tokens: int = 4) -> Any:
     """A step of that many sessions of which about ``share`` use the circuit, all their tokens or none."""
     on = draws.random(sessions) < share
@@ -102,17 +116,28 @@ class Live:
         assert answer.result is not None, answer
         return answer.result
 
+    def refused(self, batch: Any) -> None:
+        """Send what the sidecar must refuse for a value that is no number."""
+        batch.taken_ns = self.clock.unix_ns()
+        before = self.value("step_batches_rejected_total", reason="non_finite")
+        assert self.client.observe(batch).field.startswith("step_batch.tensors[")
+        assert self.value("step_batches_rejected_total", reason="non_finite") == before + 1
+
     def tick(self, seconds: float = 60.0) -> None:
         """Time passes; the worker has seen it when this returns, for the page is made by it."""
         self.clock.advance(seconds)
         self.client.series()
 
-    def traffic(self, ticks: int, share: float, seed: int = 0, steps: int = 2) -> None:
-        """So many ticks with 8 sessions a step."""
+    def traffic(
+        self, ticks: int, share: float, seed: int = 0, steps: int = 2, also: Callable[[], object] | None = None
+    ) -> None:
+        """So many ticks with 8 sessions a step. also: done in each of them besides."""
         draws = np.random.default_rng(seed)
         for _ in range(ticks):
             for _ in range(steps):
                 self.send(mixed(draws, share))
+            if also is not None:
+                also()
             self.tick()
 
     def value(self, name: str, **labels: str) -> float:

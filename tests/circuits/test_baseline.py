@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from probes.cli import main
 from probes.errors import LabError
 from sidecar.circuits.archive import write_archive
 from sidecar.circuits.reference import WEEK, Reference, hour_of_week
+from sidecar.circuits.tick import SINGLE
 from sidecar.circuits.watch import Watch
 from sidecar.errors import ArtifactError
 from tests.circuits.live import row
@@ -250,3 +252,20 @@ def levels_mean(counts: np.ndarray) -> float:
 def test_one_day_is_nothing_to_compare_with_itself(tmp_path):
     with pytest.raises(LabError, match="nothing to compare"):
         fit_baseline([archived(tmp_path, rows(IID, 0.5))], tmp_path / "b", Options())
+
+
+@pytest.mark.parametrize(
+    ("short", "why"),
+    [
+        (3, "6 ended with fewer than the 4 tokens that a bet takes: is k too large for this traffic?"),
+        (0, "none has ended without, so most likely no request names a session"),
+    ],
+)
+def test_an_archive_in_which_nobody_bet_is_refused_with_the_cause_that_it_shows(tmp_path, short, why):
+    made = [row([0] * 5, tick=tick) for tick in range(2)]
+    for one in made:
+        one.counts[: len(SINGLE)] = 0
+        one.counts[SINGLE.index("rows")], one.counts[SINGLE.index("short")] = 100, short
+    path = archived(tmp_path, made)
+    with pytest.raises(LabError, match=re.escape(f"induction: no session has bet in 2 ticks; {why}")):
+        fit_baseline([path], tmp_path / "b", Options())

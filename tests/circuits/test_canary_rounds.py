@@ -21,10 +21,10 @@ from sidecar.live.canary_file import Kept, read_round, record, write_round
 from sidecar.live.canary_rows import LAST
 from sidecar.live.canary_send import Sender
 from sidecar.types import ModelIdentity
-from tests.circuits.served import Live, live, write_validated
-from tests.circuits.small import LAYER, MLP
+from tests.circuits.served import Live, live, not_a_number, overflowing, write_validated
+from tests.circuits.small import HEADS, LAYER, MLP
 from tests.circuits.stub_engine import States, StubEngine
-from tests.probes.builders import MODEL
+from tests.probes.builders import MODEL, WIDTH
 from tests.service_fixtures import private_folder
 
 CIRCUIT = {"circuit": "going_on"}
@@ -92,6 +92,13 @@ def engine() -> Iterator[tuple[StubEngine, str]]:
     made = StubEngine("a token")
     with made.running() as url:
         yield made, url
+
+
+def another_head(states: States) -> States:
+    """The one of the layer that the circuit does not read writes something else."""
+    heads = states[LAYER].copy()
+    heads[:, : WIDTH // HEADS] *= np.float32(0.5)
+    return states | {LAYER: heads}
 
 
 def scaled(where: Any, by: float) -> Callable[[States], States]:
@@ -303,6 +310,7 @@ def test_rounds_from_before_an_alarm_know_nothing_of_it(home, engine, monkeypatc
     [
         (lambda states: states, "traffic"),
         (scaled(LAYER, 0.5), "model"),
+        (another_head, "both"),
     ],
 )
 def test_an_alarm_is_diagnosed_by_two_rounds_that_it_asks_for_itself(home, engine, change, cause: str) -> None:
@@ -318,3 +326,28 @@ def test_an_alarm_is_diagnosed_by_two_rounds_that_it_asks_for_itself(home, engin
         assert one.value("canary_rounds_total", outcome="whole") == 3
     (path,) = (home / "archive").glob("*.json")
     assert read_record(path).diagnosis == cause
+
+
+@pytest.mark.parametrize(
+    "unread",
+    [
+        lambda one: one.refused(not_a_number()),
+        lambda one: one.send(overflowing(32, LAYER, MLP)),  # dropped: nothing in it can be read
+        lambda one: one.send(overflowing(32, MLP)),  # read, but not by the circuit
+    ],
+    ids=["refused", "dropped", "not by the circuit"],
+)
+def test_an_alarm_of_which_a_third_could_not_be_read_is_about_the_data_however_quiet_the_canaries_are(
+    home, engine, unread: Callable[[Live], object]
+) -> None:
+    stub, url = engine
+    more = recorded(home, stub, url)
+    learned(home)
+    with watched(home, stub, url, **more, **{"canary.every_s": 1e8, "circuits.diagnose_s": 1e8}) as one:
+        rounds(one, 1)
+        one.traffic(8, 0.0, seed=2, also=lambda: unread(one))
+        diagnosed(one, "data")
+        assert one.value("circuit_canary_moved", **CIRCUIT) == 0
+        assert one.value("canary_rounds_total", outcome="whole") == 3
+    (path,) = (home / "archive").glob("*.json")
+    assert read_record(path).diagnosis == "data"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,21 +15,25 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.circuits.toy_engine import free_port
-from tests.export.conftest import REPO, Promtool, promtool, promtool_path
+from tests.circuits.zoo.alerts import METRICS, Series, fired
+from tests.export.conftest import promtool_path
 from tests.service_fixtures import private_folder
 
-__all__ = ["promtool", "promtool_path"]
+__all__ = ["promtool_path"]
 pytestmark = [pytest.mark.model, pytest.mark.process, pytest.mark.timeout(560)]
 PATIENCE_S = 500.0
 SCRAPE_S = 1.0
 QUIET_TICKS = 4
+ALL = 'circuit="induction",slice="all"'
+THRESHOLD = f"circuit_evidence_threshold_ratio{{{ALL}}}"
 
 
 @dataclass(slots=True)
@@ -36,6 +42,7 @@ class Demo:
     port: int
     summary: Path
     page: str = ""  # the newest that was scraped
+    scrapes: list[tuple[float, dict[str, float]]] = field(default_factory=list)  # when, and what rules read of the page
 
     def scrape(self) -> None:
         """Before it serves and after it has ended, the page stays what it was."""
@@ -44,6 +51,7 @@ class Demo:
             urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer,
         ):
             self.page = answer.read().decode()
+            self.scrapes.append((time.monotonic(), read_by_rules(self.page)))
 
     def until(self, ready: Callable[[], bool]) -> None:
         """Scrape it as Prometheus would, until then; it may not have ended by then."""
@@ -91,7 +99,7 @@ def demo(*arguments: str) -> Iterator[Demo]:
     [("ablation", "CircuitModelChanged", "model"), ("traffic", "CircuitActivity", "traffic")],
 )
 def test_what_is_planted_raises_its_one_alert_with_its_diagnosis_and_nothing_else(
-    smollm2, plant: str, alert: str, diagnosis: str, promtool: Promtool, tmp_path: Path
+    smollm2, plant: str, alert: str, diagnosis: str, promtool_path: str, tmp_path: Path
 ) -> None:
     with demo("--plant", plant) as one:
         one.until(lambda: one.process.poll() is not None)
@@ -108,17 +116,19 @@ def test_what_is_planted_raises_its_one_alert_with_its_diagnosis_and_nothing_els
     assert got["circuits"]["induction"]["canary_moved"] == (plant == "ablation")
     assert f"ALERT {alert}" in output
     assert "a toy reference" in output
-    assert firing(one.page, promtool, tmp_path) == {f"Stethoscope{alert}"}
+    run = every_second(one.scrapes)
+    assert fired(promtool_path, [run], tmp_path, 1) == [(alert,)]
+    assert fired(promtool_path, [armed(run)], tmp_path, 1, at_once=True) == [(alert,)]
 
 
-def test_a_demo_in_which_nothing_is_planted_raises_nothing(smollm2, promtool: Promtool, tmp_path: Path) -> None:
+def test_a_demo_in_which_nothing_is_planted_raises_nothing(smollm2, promtool_path: str, tmp_path: Path) -> None:
     ticks = 'stethoscope_circuits_ticks_total{outcome="closed"}'
-    threshold = 'stethoscope_circuit_evidence_threshold_ratio{circuit="induction",slice="all"}'
     with demo() as one:
-        one.until(lambda: one.value(threshold) is not None and one.value("stethoscope_canary_recorded") == 1)
+        one.until(
+            lambda: one.value(f"stethoscope_{THRESHOLD}") is not None and one.value("stethoscope_canary_recorded") == 1
+        )
         quiet = (one.value(ticks) or 0) + QUIET_TICKS
         one.until(lambda: (one.value(ticks) or 0) >= quiet)
-        page = one.page
         one.process.send_signal(signal.SIGINT)
         output, _ = one.process.communicate(timeout=100)
         assert one.process.returncode == 0, output
@@ -130,51 +140,51 @@ def test_a_demo_in_which_nothing_is_planted_raises_nothing(smollm2, promtool: Pr
     assert 0 <= told["evidence"] < told["threshold"]
     assert 0 <= told["canary_distance"] < 5
     assert got["reference"]["run_length_s"] == 43_200 * 5
-    assert firing(page, promtool, tmp_path) == set()
-
-
-CIRCUIT_ALERTS = [
-    f"StethoscopeCircuit{name}"
-    for name in (
-        "ModelChanged",
-        "Activity",
-        "UnseenTraffic",
-        "SpecStale",
-        "NoData",
-        "CanaryMissing",
-        "FalseAlarmBudget",
-    )
-]
-
-
-def firing(page: str, promtool: Promtool, folder: Path) -> set[str]:
-    """Of the alerts about circuits those that the shipped rules fire on this page, if it stays like that for two minutes."""
-    series = [
-        {"series": _labelled(name), "values": f"{value}x8"}
-        for name, _, value in (line.rpartition(" ") for line in page.splitlines())
-        if name.startswith(("stethoscope_c", "stethoscope_deploy_window")) and "_bucket{" not in name
+    run = every_second(one.scrapes)
+    assert fired(promtool_path, [run], tmp_path, 1) == [()]
+    sound = armed(run)
+    assert fired(promtool_path, [sound, *map(partial(unsound, sound), UNSOUND)], tmp_path, 1, at_once=True) == [
+        (),
+        *((alert,) for alert in UNSOUND),
     ]
-    assert series
-    found = set()
-    for alert in CIRCUIT_ALERTS:
-        fires, silent = (_holds(series, alert, samples, promtool, folder) for samples in ([alert], []))
-        assert fires != silent, alert  # promtool understood the page
-        found |= {alert} if fires else set()
-    return found
 
 
-def _labelled(name: str) -> str:
-    head, brace, labels = name.partition("{")
-    return f'{head}{{job="j",instance="i",{labels}' if brace else f'{head}{{job="j",instance="i"}}'
+# What makes a sound page unsound for each alert: these series are so much, and grow by so much a second.
+UNSOUND = {
+    "CircuitModelChanged": (r"circuit_canary_moved\{.*", 1.0, 0.0),
+    "CircuitActivity": (f'circuit_alarm{{{ALL},severity="ticket",cause="traffic",leans="less"}}', 1.0, 0.0),
+    "CircuitUnseenTraffic": (r'circuit_tokens_unusual_total\{.*measure="spe".*', 0.0, 100.0),
+    "CircuitSpecStale": (r'circuit_state\{.*state="stale".*', 1.0, 0.0),
+    "CircuitNoData": (r"circuit_silent_seconds\{.*", 151.0, 0.0),
+    "CircuitCanaryMissing": ("canary_recorded", 0.0, 0.0),
+    "CircuitFalseAlarmBudget": (r'circuit_alarms_total\{.*cause="unknown".*', 0.0, 50.0),
+    "CircuitLosses": (r'circuits_archive_rows_total\{outcome="lost"\}', 0.0, 1.0),
+}
 
 
-def _holds(series: list[dict[str, str]], alert: str, samples: list[str], promtool: Promtool, folder: Path) -> bool:
-    """Whether just these alerts of that name fire."""
-    wanted = f'count by (alertname) (ALERTS{{alertstate="firing",alertname="{alert}"}})'
-    expected = [{"labels": f'{{alertname="{one}"}}', "value": 1} for one in samples]
-    test = {"expr": wanted, "eval_time": "2m", "exp_samples": expected}
-    case = {"interval": "15s", "input_series": series, "promql_expr_test": [test]}
-    rules = str(REPO / "deploy" / "prometheus" / "rules.yml")
-    path = folder / "page.json"  # which is YAML, too
-    path.write_text(json.dumps({"rule_files": [rules], "evaluation_interval": "15s", "tests": [case]}))
-    return promtool("test", "rules", str(path)).returncode == 0
+def unsound(sound: Series, alert: str) -> Series:
+    which, value, slope = UNSOUND[alert]
+    names = [name for name in sound.names() if re.fullmatch(which, name)] or [which]
+    return Series([{**one, **dict.fromkeys(names, value + slope * at)} for at, one in enumerate(sound.scrapes)])
+
+
+def read_by_rules(page: str) -> dict[str, float]:
+    series = (line.rpartition(" ") for line in page.splitlines() if line.startswith("stethoscope_"))
+    named = ((name.removeprefix("stethoscope_"), value) for name, _, value in series)
+    return {name: float(value) for name, value in named if name.partition("{")[0] in METRICS}
+
+
+def every_second(scrapes: list[tuple[float, dict[str, float]]]) -> Series:
+    """Of each second the newest scrape that there was."""
+    begin, made, at = scrapes[0][0], Series(), 0
+    for second in range(math.ceil(scrapes[-1][0] - begin) + 1):
+        while at + 1 < len(scrapes) and scrapes[at + 1][0] <= begin + second:
+            at += 1
+        made.add(scrapes[at][1])
+    return made
+
+
+def armed(run: Series) -> Series:
+    """From where it has learned what is usual: before, canaries are compared with nothing."""
+    first = next(at for at, one in enumerate(run.scrapes) if one.get("canary_recorded") == 1 and THRESHOLD in one)
+    return Series(run.scrapes[first:])

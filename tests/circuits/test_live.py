@@ -17,6 +17,7 @@ from sidecar.circuits.record import read_record
 from sidecar.cli import main as sidecar
 from sidecar.clock import ManualClock
 from sidecar.snapshot import Rung
+from sidecar.words import in_words
 from tests.circuits.served import (
     ALL,
     CIRCUIT,
@@ -26,6 +27,7 @@ from tests.circuits.served import (
     engaged_rows,
     live,
     mixed,
+    not_a_number,
     project,
     step,
     write_validated,
@@ -70,6 +72,38 @@ def test_a_session_bets_once_and_a_request_of_no_session_never(home: Path, artif
         assert one.value("circuit_tokens_total", **ALL) == 23
         assert one.value("circuit_session_engaged_ratio_count", **ALL) == 1
         assert one.value("circuits_session_rows_unused_total", reason="unnamed") == 5
+
+
+def test_where_no_request_names_a_session_the_status_and_the_log_say_so_once_and_how_it_is_mended(
+    home: Path, artifacts: Path
+) -> None:
+    lines: list[str] = []
+    with live(home, artifacts, log=lines.append) as one:
+        for _ in range(3):
+            one.send(step(engaged_rows(8, engaged=True), [8]))
+            one.tick()
+            one.sidecar.keeper.look()
+        (line,) = [line for line in in_words(one.sidecar.status()) if line.startswith("circuit going_on")]
+        assert "no request names a session, so that nobody bets" in line
+        assert "circuits.requests_are_sessions=true" in line
+        assert sum("no_request_names_a_session" in line for line in lines) == 1
+        one.send(step(engaged_rows(2, engaged=True), [2], session_id_hashes=["begun"]))
+        one.tick()
+        assert not any("names a session" in line for line in in_words(one.sidecar.status()))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_sessions_that_are_named_or_need_no_name_are_never_said_to_be_missing(
+    home: Path, artifacts: Path, named: bool
+) -> None:
+    lines: list[str] = []
+    with live(home, artifacts, {"circuits.requests_are_sessions": not named}, log=lines.append) as one:
+        names = {"session_id_hashes": ["begun", ""]} if named else {}
+        one.send(step(engaged_rows(3, engaged=True), [1, 2], **names))
+        one.tick()
+        one.sidecar.keeper.look()
+        assert not any("names a session" in line for line in in_words(one.sidecar.status()))
+    assert not any("no_request_names_a_session" in line for line in lines)
 
 
 def test_rows_of_canaries_and_of_adapters_are_no_traffic(one: Live) -> None:
@@ -178,6 +212,24 @@ def test_traffic_that_stops_using_a_circuit_alarms_once_and_the_alarm_is_replaye
     assert (record.diagnosis, record.leans, record.pages) == ("unknown", "less", True)
     baseline = ["--baseline", str(told / "artifacts" / "baseline")]
     assert sidecar(["replay", str(path), *baseline]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_step_with_a_nan_in_every_tick_neither_fires_nor_silences_nor_delays_an_alarm(
+    told: Path, share: float
+) -> None:
+    records = []
+    for broken in (False, True):
+        flags = archived(told) | {"circuits.archive": str(told / f"broken-{broken}")}
+        with live(told, told / "artifacts", flags) as one:
+            one.traffic(12, share, seed=8, also=(lambda: one.refused(not_a_number())) if broken else None)
+            one.sidecar.keeper.look()
+        records.append([read_record(path) for path in (told / f"broken-{broken}").glob("*.json")])
+    sound, with_nans = records
+    assert len(sound) == len(with_nans) == (share == 0.0)
+    for before, after in zip(sound, with_nans, strict=True):
+        assert (after.tick, after.log_e, after.trace) == (before.tick, before.log_e, before.trace)
+        assert (before.diagnosis, after.diagnosis) == ("unknown", "data")
 
 
 def test_sound_traffic_gives_no_alarm_and_its_archive_goes_on(told: Path) -> None:

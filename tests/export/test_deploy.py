@@ -33,6 +33,7 @@ ALERTS = {
         "NoData",
         "CanaryMissing",
         "FalseAlarmBudget",
+        "Losses",
     )
 }
 

@@ -51,6 +51,7 @@ class Segment:
     prompt_tokens: int
     traceparent: str
     route: str
+    session: str
     canary: bool
     unseen: dict[UnseenReason, int]
     media: list[tuple[int, int, int]]  # medium, first position, tokens
@@ -73,6 +74,7 @@ def segments_of(batch: ingest_pb2.StepBatch) -> list[Segment]:
                 table.prompt_tokens[number],
                 table.traceparents[number] if table.traceparents else "",
                 table.routes[number] if table.routes else "",
+                table.session_id_hashes[number] if table.session_id_hashes else "",
                 table.canaries[number] if table.canaries else False,
                 unseen,
                 [(one.medium, one.position, one.tokens) for one in table.media if one.segment == number],

@@ -125,6 +125,19 @@ def test_several_sequences_per_prompt_are_requests_of_their_own(receiver: Receiv
         assert worst_difference(rows[name], alone(model, sequence, 1)[0]) < TOLERANCE
 
 
+def test_every_request_names_its_session_if_the_caller_does_and_as_many_as_there_are(receiver: Receiver) -> None:
+    hashes = [f"hash-{number}" for number in range(len(NAMES))]
+    with tapped(tiny(), receiver) as tap:
+        with tap.requests(NAMES, sessions=hashes):
+            generate(tap._model(), eos_token_id=None)
+        with tap.requests(["x", "y", "z"]):
+            generate(tap._model(), eos_token_id=None)
+        with pytest.raises(ValueError, match="1 sessions"), tap.requests(NAMES, sessions=["one"]):
+            pass
+    assert [{one.session for one in receiver.segments(name)} for name in NAMES] == [{one} for one in hashes]
+    assert {one.session for one in receiver.segments("x")} == {""}
+
+
 def test_beams_keep_positions_and_counts(receiver: Receiver) -> None:
     model = tiny()
     with tapped(model, receiver) as tap, tap.requests(NAMES):

@@ -111,23 +111,25 @@ class Tap:
         ids: Sequence[str],
         traceparents: Sequence[str] | None = None,
         *,
+        sessions: Sequence[str] | None = None,
         route: str = "",
         tenant: str = "",
         language: str = "",
         canary: bool = False,
     ) -> Iterator[None]:
-        """Name the rows of the batches run inside, in order. They end with the block.
+        """Name the rows of the batches run inside, in order. They end with the block. sessions: a keyed hash of each one's.
 
         With several sequences per prompt (beams, num_return_sequences) each gets its prompt's name and ``/k``; in beam
         search k is the place in the beam, which hypotheses move between.
         """
-        parents = [""] * len(ids) if traceparents is None else traceparents
-        if len(parents) != len(ids):
-            raise ValueError(f"{len(ids)} ids but {len(parents)} traceparents")
+        nothing = [""] * len(ids)
+        parents, hashes = (nothing if one is None else one for one in (traceparents, sessions))
+        if not len(parents) == len(hashes) == len(ids):
+            raise ValueError(f"{len(ids)} ids but {len(parents)} traceparents and {len(hashes)} sessions")
         token = ROWS.set(
             tuple(
-                RequestInfo(name, parent, route, tenant, language, canary=canary)
-                for name, parent in zip(ids, parents, strict=True)
+                RequestInfo(name, parent, route, tenant, language, session_id_hash=session, canary=canary)
+                for name, parent, session in zip(ids, parents, hashes, strict=True)
             )
         )
         try:
