@@ -1,4 +1,4 @@
-"""What a circuit costs while it works: us per sampled token and per tick, bytes; and that merging loses no bit."""
+"""What a circuit costs while it works: us per sampled token and per tick; and that merging loses no bit."""
 
 from __future__ import annotations
 
@@ -11,55 +11,65 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from bench import circuit_memory, tick_end
 from bench.drift_peers import PEERS
-from bench.row import Row, median_interval
-from bench.streams import AR1, DAY, MEAN, TICK_S, stream, tick_means
+from bench.monitored import BATCH, CIRCUITS, TOKENS, Circuits, Monitored, directions, plan, readings, routes, shipped
+from bench.row import Row, RowOfRounds, median_interval
+from bench.streams import AR1, DAY, TICK_S, stream, tick_means
 from sidecar.circuits.activity import SINKS, Activity, Reader, Rows
-from sidecar.circuits.circuit import Bank, Circuit, Node
+from sidecar.circuits.circuit import Bank
 from sidecar.circuits.detector import BETS, NOTHING, advance, betting_table, log_e
 from sidecar.circuits.merge import merge
-from sidecar.circuits.reference import Band, Reference
+from sidecar.circuits.reference import Band
 from sidecar.circuits.sessions import Sessions, Share
 from sidecar.circuits.sketch import LiveSketch
 from sidecar.circuits.tick import TickRow
-from sidecar.circuits.watch import Watch, Watched
 
 FloatArray = npt.NDArray[np.float64]
-
-CIRCUITS, NODES, BATCH, TOKENS = 32, 8, 64, 4
-_WHERE = f"{CIRCUITS} circuits x {NODES} nodes, batches of {BATCH}"
 
 
 def measure(*, short: bool) -> Iterator[Row]:
     rounds, merges = (5, 20) if short else (200, 1000)
-    for slices in (1, 8):
-        yield from _update(slices, rounds)
-    yield from _sessions(rounds)
-    yield _detector(rounds)
-    yield from _peers(4 if short else 20)
-    yield _merges(merges)
+    first = list(_tokens(rounds))
+    rest = [*_sessions(rounds), _detector(rounds), *_peers(4 if short else 20), _merges(merges)]
+    rest += [*tick_end.measure(5 if short else 120), *circuit_memory.live_bytes(), *circuit_memory.measure(short=short)]
+    yield from map(_slower, first, _tokens(rounds))
+    yield from rest
 
 
-def bank(slices: int = 1) -> Bank:
-    circuits = tuple(_circuit(number) for number in range(CIRCUITS))
-    return Bank(circuits, tuple(f"route {at}" for at in range(slices - 1)))
+def _slower(one: Row, other: Row) -> Row:
+    """Of the same taken at the beginning and at the end of the run: a machine is not equally fast all the time."""
+    worse = max(one, other, key=lambda row: row.value)
+    note = f"{worse.note}; the slower one of two"
+    rounds = {"at the beginning and at the end": (one.value, other.value)}
+    return RowOfRounds(worse.name, worse.value, worse.goal, worse.met, worse.interval, note, rounds)
 
 
-def _circuit(number: int) -> Circuit:
-    nodes = tuple(Node.direction(f"{number}.{at}", NODES * number + at) for at in range(NODES))
-    return Circuit(f"c{number}", "m" * 64, "s" * 64, nodes, (1.0,) * NODES, 0.0, 3.0, -12.0, 12.0)
+def _tokens(rounds: int) -> Iterator[Row]:
+    """What a sampled token costs, part by part and as a whole."""
+    few = max(3, rounds // 4)  # a step of what is shipped takes several times as long
+    for circuits, told, many in ((directions(), "", rounds), (shipped(), ", as shipped", few)):
+        for slices in (1, 8):
+            of = f"{slices} slice{'s' if slices > 1 else ''}{told}"
+            yield from _update(circuits, slices, of, many)
+            yield _whole(circuits, slices, f"most sessions have bet, {of}", 32 * TOKENS, few)
+            yield _whole(circuits, slices, f"sessions go when they have bet, {of}", TOKENS, few)
 
 
-def _steps(count: int, slices: int, seed: int = 0) -> list[Rows]:
-    """Decode steps: a token each of 64 sessions."""
-    rng = np.random.default_rng(seed)
+def _where(circuits: Circuits) -> str:
+    return f"{CIRCUITS} circuits x {len(circuits[0].nodes)} nodes, batches of {BATCH}"
+
+
+def _steps(own: Bank, count: int, *, mixed: bool = False) -> list[Rows]:
+    """Decode steps of 64 tokens: one each of 64 sessions, or mixed: of any, so that some have several."""
+    rng = np.random.default_rng(0)
     names = tuple(f"session {at}" for at in range(BATCH))
     return [
         Rows(
-            rng.normal(size=(BATCH, CIRCUITS * NODES)).astype(np.float32),
+            readings(own, BATCH, rng),
             np.full(BATCH, SINKS, np.uint32),
-            rng.integers(0, slices, BATCH),
-            np.arange(BATCH),
+            rng.integers(0, len(own.slices), BATCH),
+            rng.integers(0, BATCH, BATCH) if mixed else np.arange(BATCH),
             names,
         )
         for _ in range(count)
@@ -77,42 +87,45 @@ def _each_us(work: Callable[[], object], each: int, rounds: int) -> tuple[float,
     return median, interval, min(spent)
 
 
-def _median(name: str, spent_us: FloatArray) -> Row:
+def _median(name: str, spent_us: FloatArray, where: str) -> Row:
     """spent_us: [rounds, steps] of a token each. Beside it the least of each step: whatever else the machine does adds to it."""
     value, interval = median_interval(spent_us.mean(axis=1))
-    note = f"{_WHERE}; median of {len(spent_us)} rounds; the least of them, step by step, {spent_us.min(axis=0).mean():.2f}"
+    note = (
+        f"{where}; median of {len(spent_us)} rounds; the least of them, step by step, {spent_us.min(axis=0).mean():.2f}"
+    )
     return Row(name, value, interval=interval, note=note)
 
 
-def _update(slices: int, rounds: int) -> Iterator[Row]:
-    """As it is live: a step is read, and what was read is counted."""
-    own = bank(slices)
-    reader, live = Reader(own), LiveSketch(own, "a", TICK_S)
-    steps = _steps(20, slices)
-    of = f"{slices} slice{'s' if slices > 1 else ''}"
+def _update(circuits: Circuits, slices: int, of: str, rounds: int) -> Iterator[Row]:
+    """As it is live: a step is read, and what was read is counted. The goal is of eight nodes."""
+    own = Bank(circuits, routes(slices))
+    reader, sketch = Reader(own), LiveSketch(own, "a", TICK_S)
+    steps = _steps(own, 20)
     spent_us = np.empty((2, rounds + 1, len(steps)))  # reading, counting
     for number, at in np.ndindex(spent_us.shape[1:]):
         times = [time.thread_time_ns()]
         activity = reader.read(steps[at])
         times.append(time.thread_time_ns())
-        live.add(activity)
+        sketch.add(activity)
         times.append(time.thread_time_ns())
         spent_us[:, number, at] = np.diff(times) / 1e3 / BATCH
     reading, counting = spent_us[:, 1:]
-    yield _median(f"sketch update, us per sampled token, {of}", counting).at_most(1.5)
-    yield _median(f"readings to activities, us per sampled token, {of}", reading)
-    held = (live.nbytes + Watch(_watched(own), TICK_S).nbytes) / (CIRCUITS * slices)
-    note = f"sketch {live.nbytes / CIRCUITS / slices:.0f}, the rest its detector"
-    yield replace(Row(f"live bytes of a circuit of {NODES} nodes in a slice, {of}", held).at_most(2048), note=note)
+    update = _median(f"sketch update, us per sampled token, {of}", counting, _where(circuits))
+    yield update if of.endswith("shipped") else update.at_most(1.5)
+    yield _median(f"readings to activities, us per sampled token, {of}", reading, _where(circuits))
 
 
-def _watched(own: Bank) -> list[Watched]:
-    reference = Reference(np.array([MEAN]), np.array([0.01]), 0.05)
-    return [
-        Watched(one.name, name, one.model_hash, one.spec_hash, one.tokens, reference, len(own.slices))
-        for one in own.circuits
-        for name in own.slices
-    ]
+def _whole(circuits: Circuits, slices: int, which: str, life: int, rounds: int) -> Row:
+    """All that follows a reply: whose tokens they are, activities, counts, bets and their traces. The table of sessions is full."""
+    made = Monitored(plan(circuits, slices), slices, sessions=4 * BATCH)
+    made.traffic(16 * TOKENS, TOKENS)
+    spent_us = np.empty((rounds, 20))
+    for number in range(rounds):
+        for at, (read, batch) in enumerate(made.steps(20, life)):
+            begun = time.thread_time_ns()
+            made.monitor.account(read, batch)
+            spent_us[number, at] = (time.thread_time_ns() - begun) / 1e3 / BATCH
+    return _median(f"a sampled token in all, us, {which}", spent_us, _where(circuits))
 
 
 def _sessions(rounds: int) -> Iterator[Row]:
@@ -124,9 +137,9 @@ def _sessions(rounds: int) -> Iterator[Row]:
 
 def _noting(which: str, life: int, rounds: int) -> Row:
     """life: steps for which the same sessions go on."""
-    own = bank()
+    own = Bank(directions())
     sessions = Sessions(own, Share(0, 2, b"key"), limit=4 * BATCH)
-    read = [Reader(own).read(one) for one in _steps(4, 1)]
+    read = [Reader(own).read(one) for one in _steps(own, 4)]
     numbers = itertools.count()
 
     def named() -> Activity:
@@ -189,10 +202,13 @@ def _peers(rounds: int) -> Iterator[Row]:
 
 def _merges(count: int) -> Row:
     """Random shardings of sessions over 2 to 5 replicas, merged in random order and grouping: equal to one sketch over all?"""
-    own, rng = bank(8), np.random.default_rng(0)
-    steps = _steps(2, 8)
-    whole = _bits(_sketched(own, steps, "all"))
-    same = 0
+    own, rng = Bank(directions(), routes(8)), np.random.default_rng(0)
+    steps = _steps(own, 2 * TOKENS, mixed=True)
+    whole = _sketched(own, steps, "all")
+    bets = sum(int(row.evidence.sum()) for row in whole)
+    if not bets:
+        raise RuntimeError("no session has bet: that its evidence is merged is not shown")
+    wanted, same = _bits(whole), 0
     for _ in range(count):
         owner = rng.integers(0, int(rng.integers(2, 6)), BATCH)
         parts = []
@@ -200,8 +216,9 @@ def _merges(count: int) -> Row:
             parts += _sketched(own, [_of(one, owner == mine) for one in steps], str(mine))
         rng.shuffle(parts)
         middle = int(rng.integers(0, len(parts) + 1))
-        same += _bits([*merge(parts[:middle]).rows, *merge(parts[middle:]).rows]) == whole
-    return replace(Row("random shardings that merge to the same bits", same).at_least(count), note=f"of {count}")
+        same += _bits([*merge(parts[:middle]).rows, *merge(parts[middle:]).rows]) == wanted
+    note = f"of {count}; in each {bets:,} bets, in two ticks"
+    return replace(Row("random shardings that merge to the same bits", same).at_least(count), note=note)
 
 
 def _of(rows: Rows, mine: np.ndarray) -> Rows:
@@ -210,12 +227,14 @@ def _of(rows: Rows, mine: np.ndarray) -> Rows:
 
 
 def _sketched(own: Bank, steps: list[Rows], source: str) -> list[TickRow]:
+    """Two ticks of them."""
     live, sessions, reader = LiveSketch(own, source, TICK_S), Sessions(own, Share(), limit=BATCH), Reader(own)
     made: list[TickRow] = []
-    for tick, one in enumerate(steps):
-        activity = reader.read(one)
-        live.add(activity)
-        live.bet(sessions.take(activity, tick))
+    for tick, some in enumerate((steps[: len(steps) // 2], steps[len(steps) // 2 :])):
+        for one in some:
+            activity = reader.read(one)
+            live.add(activity)
+            live.bet(sessions.take(activity, tick))
         made += live.close(tick)
     return made
 

@@ -11,9 +11,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,62 +21,41 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import circuit_cost, discovering
-from bench.detecting import detect, reference_of
+from bench.batches import BEGIN, Batch, batches
+from bench.changes import CAP, Change, ablations, falls
+from bench.detecting import detect
 from bench.drift_peers import PEERS, RARE, Peer, alarms
 from bench.machine import describe
+from bench.matched import SLACKS, Matched, as_slow, false_alarms
 from bench.row import Row, machine_row
-from bench.streams import BOTH, DAY, MONTH, NULLS, SESSIONS, TICK_S, Counts, Kind, Shares, ablated, stream, tick_means
-from sidecar.circuits.reference import Reference, hour_of_week
+from bench.streams import BOTH, DAY, FARTHER, MONTH, NULLS, SESSIONS, Kind
 from sidecar.circuits.watch import Settings
-from sidecar.types import IndexArray
 
 RESULTS = Path(__file__).parent / "circuits.json"
 OURS = "ours"
 PARTS = ("streams", "costs", "sweep")
-_WEEKS = 2  # of history that all learn from
-_BEGIN = 5 * MONTH  # the streams' first tick
-_STREAMS = 100  # of a month each, side by side
-_CAP = 240  # ticks after which an ablation counts as not seen
 _COOL_DOWN = Settings().cool_down
+_SLOW_MONTHS = 5  # peers that are run on fewer get fewer changes as well
+
+Delays = dict[str, npt.NDArray[np.float64]]  # by who, of each change, in ticks
+Counted = dict[str, tuple[int, float]]  # by who: alarms, and in how many ticks
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Circuit-months of ours by kind, a share of what peers run on, and runs of an ablation."""
+    """Circuit-months of ours by kind, a share of what peers run on, and runs of a change."""
 
     months: float
     months_both: float
     of_peers: float
-    ablations: int
+    changes: int
+
+    def of(self, kind: Kind) -> float:
+        return self.months_both if kind is BOTH else self.months
 
 
-FULL = Size(months=26, months_both=RARE, of_peers=1.0, ablations=24)
-SHORT = Size(months=0.2, months_both=0.2, of_peers=0.005, ablations=2)
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Streams of one kind. Each has two weeks of history of its own, and a reference that was learned of these.
-
-    residual: tick means less the hour's reference.
-    """
-
-    counts: Counts  # [streams, T, k+1]
-    histories: Counts  # [streams, T', k+1]
-    references: tuple[Reference, ...]
-
-    def means(self, at: int, *, residual: bool) -> Shares:
-        return self._means(self.counts[at], _BEGIN, self.references[at] if residual else None)
-
-    def sound(self, at: int, *, residual: bool) -> Shares:
-        """Of the history, ticks with sessions only."""
-        means = self._means(self.histories[at], 0, self.references[at] if residual else None)
-        return means[np.isfinite(means)]
-
-    @staticmethod
-    def _means(counts: Counts, begin: int, reference: Reference | None) -> Shares:
-        means = tick_means(counts)
-        return means if reference is None else means - reference.mean[_hours(begin, len(means))]
+FULL = Size(months=26, months_both=RARE, of_peers=1.0, changes=24)
+SHORT = Size(months=0.2, months_both=0.2, of_peers=0.005, changes=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +81,6 @@ class Rate:
         return Row(name, self.alarms / self.months, interval=self.interval, note=self.told)
 
 
-def batches(kind: Kind, months: float, seed: int) -> Iterator[Batch]:
-    """At most 100 streams at a time, of a month each."""
-    rng = np.random.default_rng(seed)
-    while months > 0:
-        streams = max(1, min(_STREAMS, round(months)))
-        histories = stream(kind, _WEEKS * 7 * DAY, rng, streams=streams)
-        counts = stream(kind, round(MONTH * min(1.0, months)), rng, streams=streams, begin=_BEGIN)
-        yield Batch(counts, histories, tuple(reference_of(one) for one in histories))
-        months -= streams
-
-
 def measure(size: Size, part: str) -> Iterator[Row]:
     """Rows of one of `PARTS`, in the order of the table."""
     if part == "streams":
@@ -124,38 +91,60 @@ def measure(size: Size, part: str) -> Iterator[Row]:
 
 
 def _streams(size: Size) -> Iterator[Row]:
-    delays = _delays(size)
+    gone = list(ablations(size.changes))
+    delays = _delays(gone, "ablation")
+    matched = _matched(gone, delays)
     rates: dict[tuple[str, str], Rate] = {}
     for seed, kind in enumerate(NULLS):
-        rates |= _rates(kind, size, seed)
+        rates |= _rates(kind, size, seed, PEERS, matched)
     # Where a session's mean moves by the hour and wanders as well, one alarm in thousands of months is told as what it is.
     mine = {kind: rate for (who, kind), rate in rates.items() if who == OURS and kind != BOTH.name}
     whole = Rate(sum(one.alarms for one in mine.values()), sum(one.months for one in mine.values()))
     kinds = ", ".join(mine)
     yield replace(whole.row(f"false alarms per 30 d, ours, all of {kinds}"), goal="== 0", met=whole.alarms == 0)
     yield Row(f"circuit-months of ours, all of {kinds}", whole.months).at_least(100)
+    for seed, kind in enumerate(FARTHER, len(NULLS)):
+        rates |= _rates(kind, size, seed, {}, matched)
     for (who, kind_name), rate in rates.items():
         yield rate.row(f"false alarms per 30 d, {who}, {kind_name}")
-    yield from _delay_rows(delays)
+    yield from _goal(delays)
+    yield from _delay_rows(delays, "a full ablation is", CAP)
+    yield from _delay_rows(_delays(list(falls(size.changes)), "fall", matched), "ten points less are", DAY)
+    for one in matched:
+        note = f"standard deviations of sound traffic; by bisection on the {size.changes} ablations"
+        yield Row(f"threshold of {one.name}", one.h, note=note)
     yield from _margins(rates, delays)
 
 
-def _rates(kind: Kind, size: Size, seed: int) -> dict[tuple[str, str], Rate]:
+def _matched(gone: Sequence[Change], delays: Delays) -> list[Matched]:
+    """Their thresholds are of the ablations alone; the streams that they are held against have other seeds. Adds their delays."""
+    mine = float(np.median(delays[OURS]))
+    made = [as_slow(gone, mine, k, residual=residual) for residual in (False, True) for k in SLACKS]
+    for one in made:
+        delays[one.name] = np.array([run.of(one.learn, residual=one.residual) for run in gone])
+        _say(f"{one.name}: {one.h:.3f}")
+    return made
+
+
+def _rates(
+    kind: Kind, size: Size, seed: int, peers: Mapping[str, Peer], matched: Sequence[Matched]
+) -> dict[tuple[str, str], Rate]:
     """By who and kind. Others run on the first of the very streams that ours runs on."""
-    counted: dict[str, tuple[int, float]] = {OURS: (0, 0.0)}
-    for batch in batches(kind, size.months_both if kind is BOTH else size.months, seed):
-        found = int(detect(batch.counts, batch.references, _BEGIN).alarms.sum())
+    counted: Counted = {OURS: (0, 0.0)}
+    for batch in batches(kind, size.of(kind), seed):
+        found = int(detect(batch.counts, batch.references, BEGIN).alarms.sum())
         _add(counted, OURS, found, batch.counts.shape[0] * batch.counts.shape[1])
-        for name, peer in PEERS.items():
-            for residual in (False, True):
+        for residual in (False, True):
+            for name, peer in peers.items():
                 _run_peer(counted, _named(name, residual=residual), peer, batch, size, residual=residual)
+            together = [one for one in matched if one.residual is residual]
+            for one, many in zip(together, false_alarms(batch, together, _COOL_DOWN).tolist(), strict=True):
+                _add(counted, one.name, many, batch.counts.shape[0] * batch.counts.shape[1])
         _say(f"{kind.name}: {counted[OURS][1] / MONTH:g} months, {counted[OURS][0]} alarms of ours")
     return {(name, kind.name): Rate(many, ticks / MONTH) for name, (many, ticks) in counted.items()}
 
 
-def _run_peer(
-    counted: dict[str, tuple[int, float]], name: str, peer: Peer, batch: Batch, size: Size, *, residual: bool
-) -> None:
+def _run_peer(counted: Counted, name: str, peer: Peer, batch: Batch, size: Size, *, residual: bool) -> None:
     """On as much of the batch as it has months left."""
     for at in range(len(batch.counts)):
         left = round(MONTH * peer.runs(residual=residual) * size.of_peers - counted.get(name, (0, 0.0))[1])
@@ -166,47 +155,45 @@ def _run_peer(
         _add(counted, name, len(alarms(make, values, _COOL_DOWN)), len(values))
 
 
-def _add(counted: dict[str, tuple[int, float]], name: str, many: int, ticks: float) -> None:
+def _add(counted: Counted, name: str, many: int, ticks: float) -> None:
     before = counted.get(name, (0, 0.0))
     counted[name] = (before[0] + many, before[1] + ticks)
 
 
-def _delays(size: Size) -> dict[str, npt.NDArray[np.float64]]:
-    """A day or two of diurnal + AR(1), then, at any time of the day, nothing is engaged; slow ones get fewer runs."""
-    rng = np.random.default_rng(99)
+def _delays(changes: Sequence[Change], what: str, matched: Sequence[Matched] = ()) -> Delays:
+    """Of ours and of others; those that are slow to run get a quarter of the ablations and no other change."""
     found: dict[str, list[float]] = {}
-    for run in range(size.ablations):
-        batch = next(batches(BOTH, 2 * DAY / MONTH, int(rng.integers(1 << 30))))
-        at = int(rng.integers(DAY, 2 * DAY))
-        gone = replace(batch, counts=np.concatenate((batch.counts[:1, :at], ablated(_CAP, rng)), axis=1))
-        ours = detect(gone.counts, batch.references, _BEGIN).first[0]
-        found.setdefault(OURS, []).append(float(ours - at) if ours > at else np.inf)
-        _say(f"ablation {run + 1}: {found[OURS][-1]:g} ticks")
+    for number, run in enumerate(changes):
+        found.setdefault(OURS, []).append(run.ours())
+        _say(f"{what} {number + 1}: {found[OURS][-1]:g} ticks")
         for name, peer in PEERS.items():
-            if peer.months < 5 and run >= max(1, size.ablations // 4):
+            if peer.months < _SLOW_MONTHS and (what != "ablation" or number >= max(1, len(changes) // 4)):
                 continue
             for residual in (False, True):
-                make = peer.learn(batch.sound(0, residual=residual))
-                ticks = alarms(make, gone.means(0, residual=residual), 0)
-                later = [one - at + 1 for one in ticks if one >= at]
-                found.setdefault(_named(name, residual=residual), []).append(later[0] if later else np.inf)
+                found.setdefault(_named(name, residual=residual), []).append(run.of(peer.learn, residual=residual))
+        for one in matched:
+            found.setdefault(one.name, []).append(run.of(one.learn, residual=one.residual))
     return {name: np.array(each) for name, each in found.items()}
 
 
-def _delay_rows(delays: dict[str, npt.NDArray[np.float64]]) -> Iterator[Row]:
+def _goal(delays: Delays) -> Iterator[Row]:
     slowest = float(delays[OURS].max()) * SESSIONS
-    note = f"{SESSIONS} a tick, after a day or two of diurnal + AR(1); the slowest of {len(delays[OURS])}"
+    note = f"simulated: {SESSIONS} a tick, after a day or two of diurnal + AR(1); the slowest of {len(delays[OURS])}"
     yield replace(
-        Row("sessions until a full ablation is seen, ours", min(slowest, _CAP * SESSIONS)).at_most(160), note=note
+        Row("sessions until a full ablation is seen, ours", min(slowest, CAP * SESSIONS)).at_most(160), note=note
     )
+
+
+def _delay_rows(delays: Delays, what: str, cap: int) -> Iterator[Row]:
     for name, each in delays.items():
         seen = np.isfinite(each)
-        unseen = "" if seen.all() else f", {int((~seen).sum())} not within {_CAP}"
-        median = float(np.median(np.where(seen, each, _CAP)))
-        yield Row(f"ticks until a full ablation is seen, {name}", median, note=f"median of {len(each)}{unseen}")
+        unseen = "" if seen.all() else f", {int((~seen).sum())} not within {cap}"
+        median = float(np.median(np.where(seen, each, cap)))
+        slowest = f", the slowest {each.max():g}" if seen.all() else ""
+        yield Row(f"ticks until {what} seen, {name}", median, note=f"median of {len(each)}{slowest}{unseen}")
 
 
-def _margins(rates: dict[tuple[str, str], Rate], delays: dict[str, npt.NDArray[np.float64]]) -> Iterator[Row]:
+def _margins(rates: dict[tuple[str, str], Rate], delays: Delays) -> Iterator[Row]:
     """For every peer that is not faster than ours: the least it can alarm falsely over the most ours can, diurnal + AR(1)."""
     ours, mine = rates[OURS, BOTH.name], float(np.median(delays[OURS]))
     for (name, kind), rate in rates.items():
@@ -214,15 +201,9 @@ def _margins(rates: dict[tuple[str, str], Rate], delays: dict[str, npt.NDArray[n
             continue
         ratio = rate.interval[0] / ours.interval[1]
         row = Row(f"{name}: lower bound / our upper bound of false alarms, {kind}", ratio)
-        theirs = float(np.median(np.minimum(delays[name], _CAP)))
+        theirs = float(np.median(np.minimum(delays[name], CAP)))
         note = f"{rate.told}, ours {ours.told}; sees an ablation after {theirs:g} ticks, ours after {mine:g}"
         yield replace(row.at_least(10), note=note) if theirs >= mine else replace(row, note=f"{note}: no goal")
-
-
-@lru_cache(maxsize=8)
-def _hours(begin: int, ticks: int) -> IndexArray:
-    """[ticks], of the week."""
-    return np.array([hour_of_week(tick * TICK_S) for tick in range(begin, begin + ticks)])
 
 
 def _named(name: str, *, residual: bool) -> str:

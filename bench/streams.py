@@ -21,26 +21,27 @@ MEAN = 0.3  # share of engaged tokens in sound traffic
 SESSIONS = 20  # that bet in a tick
 TOKENS = 4
 SWING = 0.10  # diurnal: +-10 points, with the working week's afternoons high
-WANDER, RETURN = 0.015, 0.98  # AR(1): standard deviation in shares, and what is left of it after a minute
+WANDER, RETURN = 0.015, 0.98  # AR(1): standard deviation in shares, and what is left of a move after a minute
 _HALF_HOURLY = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What moves in a null stream."""
+    """What moves in a null stream. wanders: the standard deviation of an AR(1), in shares."""
 
     name: str
     diurnal: bool = False
-    wanders: bool = False
+    wanders: float = 0.0
     bursts: bool = False
 
 
 IID = Kind("iid")
-AR1 = Kind("AR(1)", wanders=True)
+AR1 = Kind("AR(1)", wanders=WANDER)
 DIURNAL = Kind("diurnal", diurnal=True)
 BURSTY = Kind("bursty", bursts=True)
-BOTH = Kind("diurnal + AR(1)", diurnal=True, wanders=True)
+BOTH = Kind("diurnal + AR(1)", diurnal=True, wanders=WANDER)
 NULLS = (IID, AR1, DIURNAL, BURSTY, BOTH)
+FARTHER = tuple(Kind(f"AR(1) of {points} points", wanders=points / 100) for points in (3, 5))  # 5 is the tolerance
 
 
 def stream(
@@ -114,16 +115,16 @@ def _moves(kind: Kind, streams: int, ticks: int, begin: int, rng: np.random.Gene
     if kind.diurnal:
         moves += diurnal(begin, ticks)
     if kind.wanders:
-        moves += _wander(rng, streams, ticks)
+        moves += _wander(rng, streams, ticks, kind.wanders)
     return moves
 
 
-def _wander(rng: np.random.Generator, streams: int, ticks: int) -> Shares:
+def _wander(rng: np.random.Generator, streams: int, ticks: int, deviation: float) -> Shares:
     """[streams, ticks] of a stationary AR(1)."""
     from scipy.signal import lfilter
 
-    new = rng.normal(size=(streams, ticks)) * WANDER * np.sqrt(1 - RETURN**2)
-    new[:, 0] = rng.normal(size=streams) * WANDER
+    new = rng.normal(size=(streams, ticks)) * deviation * np.sqrt(1 - RETURN**2)
+    new[:, 0] = rng.normal(size=streams) * deviation
     walked: Shares = lfilter([1.0], [1.0, -RETURN], new, axis=1)
     return walked
 

@@ -92,8 +92,6 @@ class Watch:
         self._mark_ticks = np.zeros((2, count), np.int64)
         self._cooling = np.zeros(count, np.int64)
         self._silent = np.zeros(count, np.int64)
-        self._tables: tuple[tuple[int, ...] | None, Fixed] = (None, np.zeros(0, np.int64))
-        self._expects = np.zeros(count, np.bool_)  # whether silence at this hour is news; known with the first tick
         self._last_tick: int | None = None
         self.late = 0  # ticks that came after a later one: in the archive, and no evidence
         self.repeated = 0  # the last tick once more
@@ -116,6 +114,7 @@ class Watch:
 
     @property
     def nbytes(self) -> int:
+        """Of all arrays that last, the references apart, which are the plan's."""
         held = (self._log_m, self._marks, self._mark_ticks, self._cooling, self._silent, self._thresholds)
         return sum(one.nbytes for one in held)
 
@@ -133,9 +132,10 @@ class Watch:
         self.missed += 0 if self._last_tick is None else tick - self._last_tick - 1
         self._begin(tick)
         self._last_tick = tick
-        tables = self._tables_at(tick)
-        self._silent = np.where(evidence.any(axis=1), 0, self._silent + self._expects)
-        moved = advance(self._log_m, evidence, tables)
+        at_s = tick * self._tick_s
+        expects = np.array([one.reference.expects(at_s) for one in self.watched], np.bool_)  # silence is news then
+        self._silent = np.where(evidence.any(axis=1), 0, self._silent + expects)
+        moved = advance(self._log_m, evidence, self._tables(at_s))
         cooling = self._cooling > 0
         self._log_m = np.where(cooling[:, None], NOTHING, moved)
         self._cooling -= cooling
@@ -216,17 +216,15 @@ class Watch:
             evidence[at, : row.shape.tokens + 1] = row.evidence
         return evidence
 
-    def _tables_at(self, tick: int) -> Fixed:
-        """[watched, 9, 12], made anew when an hour begins."""
-        at_s = tick * self._tick_s
-        buckets = tuple(one.reference.bucket(at_s) for one in self.watched)
-        if self._tables[0] != buckets:
-            tables = np.zeros((len(self.watched), max(TOKENS) + 1, BETS), np.int64)
-            for at, one in enumerate(self.watched):
-                tables[at, : one.tokens + 1] = betting_table([one.reference.band(at_s)], one.tokens)[0]
-            self._tables = (buckets, tables)
-            self._expects = np.array([one.reference.expects(at_s) for one in self.watched], np.bool_)
-        return self._tables[1]
+    def _tables(self, at_s: int) -> Fixed:
+        """[watched, 9, 12], for one tick. Not kept: nearly three times what a detector holds, and soon made for all at once."""
+        tables = np.zeros((len(self.watched), max(TOKENS) + 1, BETS), np.int64)
+        for tokens in TOKENS:
+            at = [place for place, one in enumerate(self.watched) if one.tokens == tokens]
+            if at:
+                bands = [self.watched[place].reference.band(at_s) for place in at]
+                tables[at, : tokens + 1] = betting_table(bands, tokens)
+        return tables
 
     def _alarm(self, at: int, tick: int, reached: int) -> Alarm:
         since = Checkpoint(int(self._mark_ticks[0, at]), tuple(self._marks[0, at].tolist()))

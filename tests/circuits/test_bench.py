@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom
 
-from bench.circuits import Rate, batches, main, put
+from bench.batches import BEGIN, batches
+from bench.changes import CAP, Change, ablations, falls
+from bench.circuits import Rate, main, put
 from bench.drift_peers import PEERS, alarms
+from bench.matched import SLACKS, Matched, as_slow, false_alarms
 from bench.streams import AR1, BOTH, BURSTY, DAY, IID, MEAN, SESSIONS, diurnal, engaged_share, stream, tick_means
 
 
@@ -58,6 +61,46 @@ def test_every_peer_can_see_a_change_that_is_large_and_stays(name):
     assert any(tick >= 400 for tick in found)
 
 
+def test_cusums_side_by_side_alarm_as_each_would_alone():
+    batch = next(batches(BURSTY, 2, seed=3))
+    assert np.isnan(batch.means(0, residual=True)).any()  # ticks without sessions
+    peers = [Matched(0.25, 4.0, residual=True), Matched(0.5, 5.0, residual=True)]
+    want = [
+        sum(len(alarms(one.learn(batch.sound(at, residual=True)), batch.means(at, residual=True), 60)) for at in (0, 1))
+        for one in peers
+    ]
+    assert false_alarms(batch, peers, 60).tolist() == want
+    assert min(want) > 10
+
+
+@pytest.mark.parametrize("k", SLACKS)
+def test_a_cusum_as_slow_as_ours_is_never_faster_and_as_quiet_as_that_allows(k):
+    runs = list(ablations(6))
+
+    def delay(h: float) -> float:
+        one = Matched(k, h, residual=True)
+        return float(np.median([min(run.of(one.learn, residual=True), CAP) for run in runs]))
+
+    made = as_slow(runs, 4.0, k, residual=True)
+    assert delay(made.h - 0.002) <= 4.0 <= delay(made.h)
+    assert delay(made.h + 0.002) > 4.0
+
+
+@pytest.mark.parametrize(("changes", "after"), [(ablations, 0.01), (falls, MEAN - 0.1)])
+def test_what_happens_happens_at_the_tick_that_is_told(changes, after):
+    moved = [_moved(run) for run in changes(3)]
+    assert np.mean(moved) == pytest.approx(after - MEAN, abs=0.05)
+
+
+def _moved(run: Change) -> float:
+    """What was left of the hour's reference, after less before; an ablation does not follow the hour."""
+    means = tick_means(run.batch.counts[0])
+    hours = diurnal(BEGIN, len(means))
+    before = (means - hours)[: run.at].mean()
+    after = means[run.at :].mean() if len(means) - run.at == CAP else (means - hours)[run.at :].mean()
+    return float(after - before)
+
+
 @pytest.mark.timeout(400)
 def test_the_short_form_has_every_figure_and_writes_only_where_it_is_told(tmp_path, monkeypatch):
     from bench import circuits
@@ -72,6 +115,13 @@ def test_the_short_form_has_every_figure_and_writes_only_where_it_is_told(tmp_pa
     assert rows["false alarms per 30 d, ours, diurnal + AR(1)"]["value"] == 0
     assert rows["sessions until a full ablation is seen, ours"]["met"]
     assert rows["random shardings that merge to the same bits"]["met"]
+    matched = [Matched(k, 0.0, residual=True).name for k in SLACKS]
+    for name in (*PEERS, *matched):
+        assert any(one.startswith(f"{name}: lower bound / our upper bound") for one in rows)
+    for name in matched:
+        assert rows[f"threshold of {name}"]["value"] > 1
+        assert f"ticks until ten points less are seen, {name}" in rows
+        assert f"false alarms per 30 d, {name}, AR(1) of 5 points" in rows
     for name in PEERS:
         assert f"false alarms per 30 d, {name}, less the hour, diurnal + AR(1)" in rows
         assert f"ticks until a full ablation is seen, {name}" in rows

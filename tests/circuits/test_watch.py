@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import tracemalloc
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +16,7 @@ import yaml
 from bench.detecting import detect, flat
 from bench.streams import IID, MEAN, ablated, stream
 from sidecar.circuits.archive import write_archive
-from sidecar.circuits.detector import NOTHING, RUN_LENGTH, log_threshold
+from sidecar.circuits.detector import BETS, NOTHING, RUN_LENGTH, advance, betting_table, log_threshold
 from sidecar.circuits.merge import OtherHashError
 from sidecar.circuits.record import About, RecordError, make_record, read_record, write_record
 from sidecar.circuits.reference import SILENT_TICKS, WEEK, Reference, hour_of_week
@@ -177,9 +179,49 @@ def test_a_restart_goes_on_bit_by_bit_and_a_new_spec_begins_anew():
         after.restore({"detectors": [{"circuit": 3}]})
 
 
-def test_the_state_is_small():
-    watch = Watch([replace(WATCHED, circuit=f"c{at}") for at in range(256)], TICK_S)
-    assert watch.nbytes / 256 < 400
+def week_of(seed: int) -> Reference:
+    """Every hour of the week has a mean of its own."""
+    draws = np.random.default_rng(seed)
+    return Reference(draws.uniform(0.0, 1.0, WEEK), draws.uniform(0.0, 0.1, WEEK), 0.05, np.full(WEEK, 20.0))
+
+
+def test_all_that_detectors_hold_is_told_and_is_below_400_bytes_each():
+    """Of the arrays that numpy has allocated since, over three hours of the week, nothing else is left."""
+    watched = [
+        replace(WATCHED, circuit=f"c{at}", tokens=(1, 2, 4, 8)[at % 4], reference=week_of(at)) for at in range(256)
+    ]
+    run(Watch([WATCHED], TICK_S), history(0, 1))  # what all detectors share is there
+    arrays = tracemalloc.DomainFilter(inclusive=True, domain=np.lib.tracemalloc_domain)
+    tracemalloc.start()
+    try:
+        watch = Watch(watched, TICK_S)
+        for tick in range(0, 180, 20):
+            sessions = [[tick % 3] * (one.tokens + 1) for one in watched]
+            made = [row(each, tick, circuit=one.circuit) for one, each in zip(watched, sessions, strict=True)]
+            watch.take(tick, made)
+        del made
+        gc.collect()
+        held = sum(one.size for one in tracemalloc.take_snapshot().filter_traces([arrays]).traces)
+    finally:
+        tracemalloc.stop()
+    assert held == watch.nbytes < 400 * len(watched)
+
+
+@pytest.mark.parametrize("hour", [0, 71, 167])
+def test_bands_that_are_looked_up_together_give_the_very_bets_of_each_alone(hour):
+    """What a replay computes detector by detector is what was computed for all at once."""
+    watched = [
+        replace(WATCHED, circuit=f"c{at}", tokens=(1, 2, 4, 8)[at % 4], reference=week_of(at)) for at in range(61)
+    ]
+    together = Watch(watched, TICK_S, Settings(run_length=1 << 40))  # after an alarm it would begin anew
+    tick = hour * 3600 // TICK_S
+    rows = [row([1] * (one.tokens + 1), tick, circuit=one.circuit) for one in watched]
+    together.take(tick, rows)
+    for at, one in enumerate(watched):
+        table = betting_table([one.reference.band(tick * TICK_S)], one.tokens)[0]
+        alone = advance(np.full(BETS, NOTHING), rows[at].evidence, table)
+        told = together.state()["detectors"][at]
+        assert told["log_m"] == alone.tolist()
 
 
 @pytest.fixture
