@@ -152,11 +152,13 @@ def _histories(rows: Sequence[TickRow]) -> list[History]:
 def _why_nobody_bets(rows: Sequence[TickRow]) -> str:
     """As far as sketches tell: a session that ends before it bets is counted, one that nobody named is not."""
     short, tokens = sum(row.single("short") for row in rows), rows[0].shape.tokens
+    too_large = "is k too large for this traffic?"
     if short:
-        return f"{short} ended with fewer than the {tokens} tokens that a bet takes: is k too large for this traffic?"
+        return f"{short} ended with fewer than the {tokens} tokens that a bet takes: {too_large}"
     return (
-        "none has ended without, so most likely no request names a session: docs/circuits.md says how, or set "
-        f"circuits.requests_are_sessions=true. If they do, none has yet had the {tokens} tokens that a bet takes"
+        f"none ended with fewer than the {tokens} tokens that a bet takes. Most likely no request names its session: see who "
+        "bets in docs/circuits.md, or set circuits.requests_are_sessions=true. Or sessions still go on with fewer: "
+        + too_large
     )
 
 

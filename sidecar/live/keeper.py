@@ -209,7 +209,10 @@ class Keeper:
         self._unread.note(told)
         if told.steps.nameless and not self._nameless:
             self._nameless = True
-            self._log.event(Level.WARNING, "no_request_names_a_session", mend="docs/circuits.md: who bets")
+            mend = (
+                "give each request a hash of its session (docs/circuits.md), or set circuits.requests_are_sessions=true"
+            )
+            self._log.event(Level.WARNING, "no_request_names_a_session", effect="nobody bets", mend=mend)
         plan = self._plan_of(told.generation)
         for one in told.alarms:
             if plan is not None:

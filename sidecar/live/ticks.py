@@ -17,7 +17,7 @@ Alarms = tuple[tuple[Alarm, tuple[str, ...]], ...]  # each with trace ids of ses
 
 @dataclass(slots=True)
 class StepCounts:
-    """StepCounts of traffic since the last tick closed."""
+    """Steps of traffic since the last tick closed."""
 
     read: int = 0  # what the ladder kept from circuits among them
     refused: int = 0  # whole, for a value in them that is no number: how many tokens they had is not asked

@@ -258,7 +258,7 @@ def test_one_day_is_nothing_to_compare_with_itself(tmp_path):
     ("short", "why"),
     [
         (3, "6 ended with fewer than the 4 tokens that a bet takes: is k too large for this traffic?"),
-        (0, "none has ended without, so most likely no request names a session"),
+        (0, "none ended with fewer than the 4 tokens that a bet takes. Most likely no request names its session"),
     ],
 )
 def test_an_archive_in_which_nobody_bet_is_refused_with_the_cause_that_it_shows(tmp_path, short, why):
