@@ -63,9 +63,16 @@ def test_every_core_of_a_data_parallel_deployment_has_an_id_of_its_own(workers: 
 def test_heads_that_lie_on_several_ranks_are_refused_aloud(told: dict[str, Any]) -> None:
     assert told["workers"]["heads, alone"]["points"] == ["blocks.1.attn_heads", ALL[1]]
     assert told["workers"]["heads, rank 0"] == {"tapped": False, "graph": {"auxiliary": [], "operators": 0}}
-    assert told["said"] == [
+    assert told["said"][:1] == [
         "not_tapped: blocks.1.attn_heads: heads lie on several ranks under tensor parallelism; vLLM goes on as it is"
     ]
+
+
+def test_a_step_that_is_computed_in_parts_is_refused_aloud_and_its_graph_is_left_as_it_is(told: dict[str, Any]) -> None:
+    for name in ("two batches at once", "three parts"):
+        assert told["workers"][name] == {"tapped": False, "graph": {"auxiliary": [], "operators": 0}}
+    why = "micro-batches compute the rows of a step in parts, one after the other"
+    assert told["said"][1:] == [f"not_tapped: {why}; vLLM goes on as it is"] * 2
 
 
 @pytest.mark.shows("vLLM V1", "LoRA", how="contract")

@@ -30,6 +30,8 @@ def check(runner: Any, config: Any, version: str, wish: Wish) -> None:
         raise TapRefusedError("prefill context parallelism deals the rows of a request to several ranks")
     if getattr(runner, "adaptive_verification", None) is not None:
         raise TapRefusedError("adaptive verification decides on the device which rows there are")
+    if config.parallel_config.use_ubatching:  # buffers would hold the rows of the last part, and nothing would say so
+        raise TapRefusedError("micro-batches compute the rows of a step in parts, one after the other")
 
 
 def compiled(config: Any) -> bool:

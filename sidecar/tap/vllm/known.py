@@ -21,6 +21,7 @@ PLUGIN = (
 )
 _BOTH = (
     ("config/model.py", "ModelConfig.get_head_size"),
+    ("config/parallel.py", "ParallelConfig.use_ubatching"),
     ("config/vllm.py", "VllmConfig.compute_hash"),
     ("model_executor/models/interfaces.py", "EagleModelMixin._maybe_add_hidden_state"),
     ("model_executor/models/interfaces.py", "SupportsEagle3.set_aux_hidden_state_layers"),
@@ -53,8 +54,8 @@ V2 = (
 
 KNOWN: Mapping[str, Mapping[str, str]] = {
     "plugin": {"9de153f842736e5b": "0.32.0", "36adc25bac8e2531": "0.33.0"},
-    "v1": {"f4df7e7bb1f199cf": "0.32.0 and 0.33.0"},
-    "v2": {"119357f6d9bb2960": "0.32.0", "80104c7002e772b1": "0.33.0"},
+    "v1": {"dd9383d5a4ced681": "0.32.0 and 0.33.0"},
+    "v2": {"94868896f93c5c67": "0.32.0", "2f5c753a2b1a7ecf": "0.33.0"},
 }
 """Digest of the sources, and the versions that have them."""
 

@@ -123,10 +123,12 @@ def ranks(tp: tuple[int, int] = (0, 1), pp: tuple[int, int] = (0, 1)) -> None:
     )
 
 
-def worker(folder: str, tp: tuple[int, int], pp: tuple[int, int], dp: tuple[int, int]) -> Any:
-    """A worker with its part of the model. tp, pp, dp: (its rank, how many there are)."""
+def worker(folder: str, tp: tuple[int, int], pp: tuple[int, int], dp: tuple[int, int], **parts: Any) -> Any:
+    """A worker with its part of the model. tp, pp, dp: (its rank, how many there are). parts: into which a step is cut."""
     ranks(tp, pp)
-    parallel = ParallelConfig(tensor_parallel_size=tp[1], pipeline_parallel_size=pp[1], data_parallel_size=dp[1])
+    parallel = ParallelConfig(
+        tensor_parallel_size=tp[1], pipeline_parallel_size=pp[1], data_parallel_size=dp[1], **parts
+    )
     parallel.data_parallel_rank = dp[0]  # as vLLM sets it in each of its cores
     model_config = ModelConfig(model=folder, dtype="float32")
     config = SimpleNamespace(
@@ -195,6 +197,8 @@ def main(folder: str) -> dict[str, Any]:
         "core 1, stage 1": tapped(folder, everything, dp=(1, 2), pp=(1, 2)),
         "heads, alone": tapped(folder, heads),
         "heads, rank 0": tapped(folder, heads, tp=(0, 2)),
+        "two batches at once": tapped(folder, everything, enable_dbo=True),
+        "three parts": tapped(folder, everything, ubatch_size=3),
     }
     return {"workers": told, "said": [line for line in said.lines if "not_tapped" in line]}
 
