@@ -55,7 +55,7 @@ test-faults: .venv/.dev
 # ENGINE_TORCH says where a CPU build is: make test-engines ENGINE_TORCH='torch==2.13.0 --index-url ...'
 test-engines: .venv/.dev
 	ENGINE_TORCH='$(ENGINE_TORCH)' $(PY) -m tests.engines.environment
-	OMP_NUM_THREADS=1 FULL=$(FULL) ENGINE_TORCH='$(ENGINE_TORCH)' $(PY) -m pytest -m engines tests/engines $(ARGS)
+	OMP_NUM_THREADS=1 FULL=$(FULL) ENGINE_TORCH='$(ENGINE_TORCH)' $(PY) -m pytest -rs -m 'engines and not gpu' tests/engines $(ARGS)
 
 # Circuits: two processes, minutes. FULL=1: more than a hundred simulated months without a false alarm, and a thousand shardings.
 test-circuits: .venv/.dev

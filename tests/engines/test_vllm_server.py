@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,9 +20,7 @@ from tests.engines.oracle_connector import Oracle
 from tests.engines.vllm_server import Completion, VllmServer
 from tests.waiting import until
 
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("FULL"), reason="the server and the oracle by themselves: make test-engines FULL=1"
-)
+pytestmark = pytest.mark.full  # the server and the oracle by themselves
 
 NEW_TOKENS, REQUESTS, SHARED = 12, 8, 200
 # vLLM's fused kernels and transformers' plain ones round differently: the worst row seen was at 1.3e-5 of its largest column.

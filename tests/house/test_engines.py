@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +66,17 @@ def test_a_mark_that_has_no_place_in_the_table_is_told(
 ) -> None:
     with pytest.raises(WrongMarkError, match=r"^test_it\.py::test_one: "):
         _marked(tmp_path, monkeypatch, f"@pytest.mark.shows({wrong})")
+
+
+def _chosen(full: str) -> str:
+    files = [f"tests/engines/test_vllm_{name}.py" for name in ("gpu", "server")]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "engines and not gpu", *files]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "FULL": full}, capture_output=True, text=True, check=False
+    )
+    return done.stdout.splitlines()[-1]
+
+
+def test_long_forms_and_those_for_a_gpu_are_not_chosen_and_so_not_among_the_skipped() -> None:
+    assert _chosen("").startswith("no tests collected (28 deselected)")
+    assert _chosen("1").startswith("4/28 tests collected (24 deselected)")
