@@ -10,12 +10,18 @@ from sidecar import address
 
 ADDRESS_VARIABLE = "STETHOSCOPE_ADDRESS"
 ENGINE_VARIABLE = "STETHOSCOPE_ENGINE_ID"
+_STAGE = "{stage}"
 _NOT_AN_ID = re.compile(r"[^A-Za-z0-9._:/@#+=~-]+")
 
 
-def default_address() -> str:
-    """$STETHOSCOPE_ADDRESS, else the socket in this user's own folder that a sidecar without configuration listens on."""
-    return os.environ.get(ADDRESS_VARIABLE) or address.default_address()
+def default_address(stage: int = 0) -> str:
+    """$STETHOSCOPE_ADDRESS, else the socket in this user's own folder that a sidecar without configuration listens on.
+
+    stage: of a pipeline, whose processes have one environment and other weights each. The number takes the place of ``{stage}``
+    in the variable, so that each stage finds a sidecar of its own.
+    """
+    told = os.environ.get(ADDRESS_VARIABLE)
+    return told.replace(_STAGE, str(stage)) if told else address.default_address()
 
 
 def default_engine_id(engine: str) -> str:

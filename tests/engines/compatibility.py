@@ -4,6 +4,7 @@ A test that shows something of an engine says so by a mark, as often as it has s
 
     @pytest.mark.shows("vLLM V1", "prefix cache")
     @pytest.mark.shows("vLLM V2", "prefix cache", how="contract")
+    @pytest.mark.shows("vLLM V1", "pipeline parallelism", note="one sidecar a stage")  # what the table must not leave out
 
 A test that nothing runs by itself, for want of a machine, shows what it shows ``how="once"``, and its module says when that was:
 
@@ -75,6 +76,7 @@ class Shown:
     how: str
     test: str  # as pytest names it
     when: str = ""  # of what was run once: machine, date, commit
+    note: str = ""  # what stands beside it in the table
 
 
 class WrongMarkError(ValueError):
@@ -102,15 +104,18 @@ def _when(module: ast.Module) -> str:
 def _shown(call: ast.Call, test: str, when: str) -> Shown:
     try:
         engine, feature = (ast.literal_eval(one) for one in call.args)
-        how = {one.arg: ast.literal_eval(one.value) for one in call.keywords}.pop("how", HOWS[0])
+        named = {one.arg: ast.literal_eval(one.value) for one in call.keywords}
     except ValueError as error:
         raise WrongMarkError(f"{test}: {ast.unparse(call)}: {error}") from None
+    how, note = named.pop("how", HOWS[0]), named.pop("note", "")
+    if named:
+        raise WrongMarkError(f"{test}: {ast.unparse(call)}: nobody reads {', '.join(map(str, named))}")
     for value, known in ((engine, ENGINES), (feature, FEATURES), (how, HOWS)):
         if value not in known:
             raise WrongMarkError(f"{test}: {value!r} is none of {', '.join(known)}")
     if how == "once" and len(when.split(", ")) != 3:
         raise WrongMarkError(f"{test}: its module wants RAN_ONCE = 'machine, date, commit'")
-    return Shown(feature, engine, how, test, when if how == "once" else "")
+    return Shown(feature, engine, how, test, when if how == "once" else "", note)
 
 
 def markdown(shown: Iterable[Shown]) -> str:
@@ -133,10 +138,12 @@ def _table(found: list[Shown]) -> list[str]:
 
 
 def _cell(found: list[Shown], feature: str, engine: str) -> str:
-    hows = {one.how for one in found if (one.feature, one.engine) == (feature, engine)}
+    here = [one for one in found if (one.feature, one.engine) == (feature, engine)]
+    hows = {one.how for one in here}
     best = next((how for how in HOWS if how in hows), "not run")
-    words = "run once" if best == "once" else best
-    return f"{words}, partly unseen" if "unseen" in hows - {best} else words
+    notes = {one.note for one in here if one.how == best}
+    words = ["run once" if best == "once" else best, *(() if "" in notes else sorted(notes))]
+    return ", ".join([*words, "partly unseen"] if "unseen" in hows - {best} else words)
 
 
 def _place(one: Shown) -> tuple[int, int, str, int]:

@@ -110,21 +110,37 @@ def tapped(
     surroundings: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Tapped]:
     """vLLM with ``STETHOSCOPE_TAP`` set to the tap points, and whatever else is set. Nothing is dropped for being late."""
-    address = f"unix:{folder}/s"
-    receiver = Receiver(address, asking(*points))
-    receiver.start()
+    with staged(vllm, model, folder, *flags, stages=[points], eager=eager, surroundings=surroundings) as (made,):
+        yield made
+
+
+@contextmanager
+def staged(
+    vllm: Environment,
+    model: Path,
+    folder: Path,
+    *flags: str,
+    stages: Sequence[Sequence[TapPoint]],
+    eager: bool,
+    surroundings: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[list[Tapped]]:
+    """A pipeline, whose stages each have a receiver of their own that wants their tap points. The server is one."""
+    receivers = [Receiver(f"unix:{folder}/s{stage}", asking(*points)) for stage, points in enumerate(stages)]
     env = {
         **surroundings,
-        "STETHOSCOPE_TAP": ",".join(point.name for point in points),
-        "STETHOSCOPE_ADDRESS": address,
+        "STETHOSCOPE_TAP": ",".join(point.name for points in stages for point in points),
+        "STETHOSCOPE_ADDRESS": f"unix:{folder}/s{{stage}}",
         "STETHOSCOPE_QUEUE_S": "60",
         "STETHOSCOPE_ENGINE_ID": "vllm-under-test",
     }
     try:
+        for receiver in receivers:
+            receiver.start()
         with VllmServer(vllm, model, folder, *flags, env=env, eager=eager) as server:
-            yield Tapped(server, receiver, tuple(points))
+            yield [Tapped(server, *pair) for pair in zip(receivers, map(tuple, stages), strict=True)]
     finally:
-        receiver.stop()
+        for receiver in receivers:
+            receiver.stop()
 
 
 def worst_error(

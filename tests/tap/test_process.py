@@ -100,6 +100,18 @@ def test_the_default_address_is_where_an_unconfigured_sidecar_listens(
     assert default_address() == "127.0.0.1:1234"
 
 
+def test_each_stage_of_a_pipeline_finds_a_sidecar_of_its_own_where_the_address_has_a_place_for_its_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from sidecar.tap.address import default_address
+
+    monkeypatch.setenv("STETHOSCOPE_ADDRESS", "unix:/run/{stage}/s{stage}.sock")
+    assert [default_address(stage) for stage in (0, 1, 11)] == [f"unix:/run/{n}/s{n}.sock" for n in (0, 1, 11)]
+    assert default_address() == "unix:/run/0/s0.sock", "an engine without stages is its own first one"
+    monkeypatch.setenv("STETHOSCOPE_ADDRESS", "unix:/run/{other}.sock")
+    assert default_address(1) == "unix:/run/{other}.sock"
+
+
 def test_an_engine_id_is_always_one_that_the_sidecar_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     from sidecar.tap.address import default_engine_id
 

@@ -83,10 +83,11 @@ class _Installation:
         return points
 
     def _connected(self) -> TapClient:
+        stage = int(self._stage.rank_in_group)
         client = TapClient(
-            default_address(),
+            default_address(stage),
             identify(self._config, self._runner.get_model()),
-            engine_id=engine_id(self._config, self._stage.rank_in_group),
+            engine_id=engine_id(self._config, stage),
             limits=self._wish.limits,
         )
         client.start()
