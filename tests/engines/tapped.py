@@ -10,13 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
-from protos.stethoscope.v1 import control_pb2, ingest_pb2
+from protos.stethoscope.v1 import ingest_pb2
 from sidecar.tap import wire
 from sidecar.types import TapPoint
 from tests.engines.environment import Environment
-from tests.engines.models import WIDTH
 from tests.engines.reference import Array, Reference, relative_error
 from tests.engines.vllm_server import Completion, VllmServer
 from tests.tap.receiver import Receiver, Segment, control, decode, segments_of
@@ -24,13 +21,9 @@ from tests.tap.receiver import Receiver, Segment, control, decode, segments_of
 REPORT_S = 30.0
 
 
-def asking(*points: TapPoint, fraction: float = 1.0, projected: bool = False) -> ingest_pb2.Control:
+def asking(*points: TapPoint, fraction: float = 1.0, generation: int = 1) -> ingest_pb2.Control:
     """Settings of a sidecar that wants these tap points."""
-    asked = control((), fraction=fraction)
-    asked.tap_points.extend(wire.tap_point(point) for point in points)
-    if projected:
-        asked.mode = ingest_pb2.CAPTURE_MODE_PROJECTED
-    return asked
+    return control(points, fraction=fraction, generation=generation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,41 +154,3 @@ def worst_error(
         assert set(got) <= set(range(len(done.fed)))
         worst[point] = max(relative_error(row, want[point][position]) for position, row in got.items())
     return worst
-
-
-def plan_of(points: Sequence[TapPoint], widths: Sequence[int], columns: int) -> control_pb2.FetchPlanResponse:
-    """A plan of random directions, for projected mode."""
-    rng = np.random.default_rng(3)
-    made = control_pb2.FetchPlanResponse(generation=1)
-    for point, width in zip(points, widths, strict=True):
-        directions = rng.standard_normal((width, columns)).astype("<f4")
-        names = [f"d{n}" for n in range(columns)]
-        made.tensors.add(tap_point=wire.tap_point(point), width=width, columns=names, directions=directions.tobytes())
-    return made
-
-
-def assert_projected(
-    tapped: Tapped, reference: Reference, prompts: Iterable[Sequence[int]], tolerance: float, squared: float
-) -> None:
-    """In projected mode the engine sends the readings of its rows. squared: tolerance of a row's squared length.
-
-    prompts: one after the other is asked, until the plan has come to the engine.
-    """
-    points, columns = tapped.points, 5
-    tapped.receiver.plan = plan_of(points, [WIDTH] * len(points), columns)
-    tapped.ask(asking(*points, projected=True))
-    for attempt, one in enumerate(prompts):
-        (done,) = tapped.complete([one], [f"projected{attempt}"], 16)
-        if len(tapped.rows(tap_id(done), points[0], projected=True)) == len(done.fed):
-            break
-    tapped.ask(asking(*points))
-    want = reference.states(done.fed, points)
-    for point, tensor in zip(points, tapped.receiver.plan.tensors, strict=True):
-        directions = np.frombuffer(tensor.directions, "<f4").reshape(tensor.width, columns)
-        got = tapped.rows(tap_id(done), point, projected=True)
-        assert sorted(got) == list(range(len(done.fed)))
-        for position, row in got.items():
-            state = want[point][position]
-            scale = np.linalg.norm(state) * np.linalg.norm(directions, axis=0)
-            assert np.all(np.abs(row[:-1] - state @ directions) <= tolerance * scale)
-            assert abs(row[-1] - state @ state) <= squared * (state @ state)

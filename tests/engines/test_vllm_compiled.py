@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Iterator
 
@@ -13,8 +12,9 @@ from sidecar.tap.identity import tokenizer_digest
 from sidecar.types import Site, TapPoint, UnseenReason
 from tests.engines.environment import Environment
 from tests.engines.models import LAYERS, WIDTH, tiny_model
+from tests.engines.projected import assert_projected, assert_swapped
 from tests.engines.reference import Reference
-from tests.engines.tapped import Tapped, asking, assert_projected, tap_id, tapped, worst_error
+from tests.engines.tapped import Tapped, asking, tap_id, tapped, worst_error
 
 POINTS = (TapPoint(1), TapPoint(2, Site.ATTN_HEADS), TapPoint(2, Site.MLP_OUT), TapPoint(3))
 CHUNK = 128
@@ -130,9 +130,15 @@ def test_a_share_of_requests_that_the_sidecar_asks_for_is_what_is_captured(engin
 
 
 @pytest.mark.shows("vLLM V1", "projected mode")
-def test_readings_made_in_the_engine_are_those_of_its_rows(engine: Tapped, reference: Reference) -> None:
-    prompts = (prompt(600 + attempt, 60) for attempt in itertools.count())
-    assert_projected(engine, reference, prompts, TOLERANCE, TOLERANCE)
+def test_readings_made_in_the_engine_are_those_of_its_rows_within_the_stated_bound(
+    engine: Tapped, reference: Reference
+) -> None:
+    assert_projected(engine, reference, prompt(600, 60), TOLERANCE, TOLERANCE)
+
+
+@pytest.mark.shows("vLLM V1", "projected mode")
+def test_another_plan_is_swapped_in_while_a_request_is_answered_and_no_position_is_lost(engine: Tapped) -> None:
+    assert_swapped(engine, prompt(700, 40))
 
 
 def test_the_engine_says_which_model_it_has_and_what_it_computed(engine: Tapped) -> None:

@@ -19,8 +19,9 @@ import torch
 from sidecar.types import Site, TapPoint, UnseenReason
 from tests.engines.installed import PYTHON, Installed
 from tests.engines.models import LAYERS, tiny_model
+from tests.engines.projected import assert_projected, assert_swapped
 from tests.engines.reference import Reference
-from tests.engines.tapped import Tapped, assert_projected, tap_id, tapped, worst_error
+from tests.engines.tapped import Tapped, tap_id, tapped, worst_error
 from tests.waiting import until
 
 RAN_ONCE = "NVIDIA H100 80GB, 2026-11-23, 21ff066"  # where, when and at which commit these last passed
@@ -141,8 +142,11 @@ def test_an_aborted_request_is_over_and_those_beside_it_lose_no_row(engine: Tapp
 @pytest.mark.shows("vLLM V1", "projected mode", how="once")
 @pytest.mark.shows("vLLM V2", "projected mode", how="once")
 def test_readings_made_on_the_device_are_those_of_its_rows(engine: Tapped, reference: Reference) -> None:
-    prompts = (prompt(600 + attempt, 160) for attempt in itertools.count())
-    assert_projected(engine, reference, prompts, TOLERANCE, 2 * TOLERANCE)
+    assert_projected(engine, reference, prompt(600, 160), TOLERANCE, 2 * TOLERANCE)
+
+
+def test_another_plan_is_swapped_in_on_the_device_while_a_request_is_answered(engine: Tapped) -> None:
+    assert_swapped(engine, prompt(700, 40))
 
 
 def test_the_tap_says_which_way_it_takes_and_that_states_come(engine: Tapped) -> None:
