@@ -43,13 +43,14 @@ def left_padded(prompts: Sequence[Sequence[int]] = PROMPTS) -> dict[str, torch.T
     return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
 
 
-def alone(model: Any, tokens: Sequence[int], *layers: int) -> list[Values]:
+def alone(model: Any, tokens: Sequence[int], *layers: int, **more: Any) -> list[Values]:
     """States after each of the blocks for one unpadded sequence, [T, D] each, by the model's own ``hidden_states``.
 
-    The last entry of ``hidden_states`` is after the final norm, so a last block cannot be asked for.
+    more: pictures of the sequence, for one. The last entry of ``hidden_states`` is after the final norm, so a last block cannot
+    be asked for.
     """
     with torch.no_grad():
-        states = model(torch.tensor([list(tokens)]), output_hidden_states=True).hidden_states
+        states = model(torch.tensor([list(tokens)]), output_hidden_states=True, **more).hidden_states
     assert max(layers) + 2 < len(states)
     return [states[layer + 1][0].float().numpy() for layer in layers]
 

@@ -1,4 +1,4 @@
-"""Positions of images and the like are labelled, and they are the ones at which the model put them."""
+"""Prompts with images and the like: every row is the model's own state, and labelled are those at which the model put them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sidecar.tap.step import RequestInfo, StepSegment
 from sidecar.types import MediaSpan, Medium, Phase
 from tests.tap import kinds
 from tests.tap.conftest import MakeReceiver
-from tests.tap.engine import tapped
+from tests.tap.engine import alone, tapped, worst_difference
 from tests.tap.models import PAD, library, tiny
 from tests.tap.receiver import Receiver, control
 
@@ -43,9 +43,11 @@ def media(receiver: Receiver, name: str) -> list[list[tuple[int, int, int]]]:
 
 
 @pytest.mark.shows("transformers", "images in the prompt")
-def test_pictures_are_labelled_in_the_prompt_and_nowhere_else(receiver: Receiver) -> None:
-    model = kinds.llava()
-    inputs = {**padded([5, 6, *PICTURE, 7, *PICTURE, 8], [9, *PICTURE, 10]), "pixel_values": pictures(3)}
+def test_every_row_is_the_models_own_and_pictures_are_labelled_in_the_prompt_and_nowhere_else(
+    receiver: Receiver,
+) -> None:
+    model, prompts = kinds.llava(), ([5, 6, *PICTURE, 7, *PICTURE, 8], [9, *PICTURE, 10])
+    inputs = {**padded(*prompts), "pixel_values": pictures(3)}
     settings: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None}
     plain = model.generate(**inputs, **settings)
     with tapped(model, receiver) as tap, tap.requests(NAMES):
@@ -54,6 +56,10 @@ def test_pictures_are_labelled_in_the_prompt_and_nowhere_else(receiver: Receiver
     assert media(receiver, "a") == [[(IMAGE, 2, 4), (IMAGE, 7, 4)], [], [], []]
     assert media(receiver, "b") == [[(IMAGE, 1, 4)], [], [], []]
     assert [one.phase for one in receiver.segments("b")] == [Phase.PREFILL] + [Phase.DECODE] * 3
+    width, rows = inputs["input_ids"].shape[1], receiver.rows(1)
+    for row, (name, seen) in enumerate(zip(NAMES, (pictures(3)[:2], pictures(3)[2:]), strict=True)):
+        sequence = prompts[row] + plain[row, width:-1].tolist()
+        assert worst_difference(rows[name], alone(model, sequence, 1, pixel_values=seen)[0]) < TOLERANCE
 
 
 def test_a_labelled_row_is_the_state_of_a_piece_of_the_picture(receiver: Receiver) -> None:
@@ -70,25 +76,27 @@ def test_a_labelled_row_is_the_state_of_a_piece_of_the_picture(receiver: Receive
     assert moved == [2, 3, 4, 5, 6]  # and the text behind it, which has looked at it
 
 
-def test_pictures_and_videos_are_told_apart(receiver: Receiver) -> None:
+@pytest.mark.shows("transformers", "images in the prompt")
+def test_every_row_is_the_models_own_and_pictures_and_videos_are_told_apart(receiver: Receiver) -> None:
+    """Of a model that counts positions of pictures in three dimensions; the tap counts tokens."""
     model = kinds.qwen2_vl()
     ids = torch.tensor([[5, *PICTURE, 7, *[kinds.VIDEO] * 4, 8]])
     patches = torch.randn(16, 3 * 2 * 4 * 4, generator=torch.Generator().manual_seed(6))
-    kinds_of = (ids == kinds.IMAGE).int() + 2 * (ids == kinds.VIDEO).int()
     grid = torch.tensor([[1, 4, 4]])
+    seen = {"pixel_values": patches, "image_grid_thw": grid, "pixel_values_videos": patches, "video_grid_thw": grid}
+    settings: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None}
     with tapped(model, receiver) as tap, tap.requests(["a"]):
-        model.generate(
-            input_ids=ids,
-            pixel_values=patches,
-            image_grid_thw=grid,
-            pixel_values_videos=patches,
-            video_grid_thw=grid,
-            mm_token_type_ids=kinds_of,
-            max_new_tokens=2,
-            do_sample=False,
-        )
+        output = model.generate(input_ids=ids, mm_token_type_ids=kinds_of(ids), **seen, **settings)
         assert tap.errors() == {}
     assert media(receiver, "a")[0] == [(IMAGE, 1, 4), (VIDEO, 6, 4)]
+    fed = output[:, :-1]
+    wanted = alone(model, fed[0].tolist(), 1, mm_token_type_ids=kinds_of(fed), **seen)[0]
+    assert worst_difference(receiver.rows(1)["a"], wanted) < TOLERANCE
+
+
+def kinds_of(ids: torch.Tensor) -> torch.Tensor:
+    """0 is text, 1 a picture, 2 a video."""
+    return (ids == kinds.IMAGE).int() + 2 * (ids == kinds.VIDEO).int()
 
 
 def test_a_prompt_that_comes_in_pieces_is_labelled_once(receiver: Receiver) -> None:
