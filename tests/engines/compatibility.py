@@ -58,12 +58,16 @@ _INTRO = """\
 
 What was shown for each engine, by tests of this repository:
 
-- **run**: in the real engine, serving a real model; what the tap sent was held against a reference.
+- **run**: in the real engine, on a model of a real architecture, small and mostly of random weights; what the tap sent was held
+  against a reference.
 - **run once**: as that, by hand, on a machine that the tests do not find where they run by themselves ({once}). What has
   changed since was not run there.
 - **contract**: through the engine's own classes or source, where a stub stands for what cannot run without its hardware.
 - **unseen**: its rows are left out on purpose, and in a real engine they were counted and said to be. *Partly*: some are.
 - **not run**: nobody has shown it. It may work.
+
+Any other engine speaks [the wire contract](other.md). A client in Node and `buf curl` run against a real sidecar in
+`tests/engines/test_other_clients.py`, and files of states in `tests/service/test_ingest_file.py`.
 """
 
 

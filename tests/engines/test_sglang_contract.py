@@ -149,7 +149,6 @@ def test_a_request_ends_when_it_is_finished_or_forgotten(driven: Driven) -> None
     assert sorted(driven.receiver.finished[2:]) == ["last", "lost"]
 
 
-@pytest.mark.shows("SGLang", "tensor parallelism", how="contract")
 @pytest.mark.shows("SGLang", "data parallelism", how="contract")
 def test_what_cannot_be_tapped_is_refused_with_what_to_do(driven: Driven) -> None:
     refusals = driven.told["refusals"]

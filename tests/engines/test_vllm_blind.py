@@ -68,7 +68,7 @@ def test_a_compiled_model_that_runs_no_hook_answers_and_is_blind_within_five_sec
     assert float(series[f'stethoscope_tokens_expected_total{{tap_point="{POINT.name}"}}']) == len(PROMPT) + 7
 
 
-@pytest.mark.shows("vLLM V1", "unknown version")
+@pytest.mark.shows("vLLM V1", "unknown version", how="contract")
 def test_a_vllm_whose_sources_are_not_known_is_left_as_it_is_and_the_log_says_why(vllm: Environment) -> None:
     surroundings = {"VLLM_PLUGINS": "stethoscope", "STETHOSCOPE_TAP": "on"}
     printed = vllm.run(str(HERE / "inside" / "unknown_version.py"), env=surroundings)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from sidecar.tap.transformers import batching
 from sidecar.tap.transformers.context import CALLER, Caller
@@ -114,13 +115,25 @@ def test_the_end_of_the_last_request_is_told_without_a_next_step(receiver: Recei
 
 
 @pytest.mark.shows("transformers", "aborts")
-def test_a_cancelled_request_is_told_as_ended(receiver: Receiver) -> None:
+def test_a_cancelled_request_is_told_as_ended_and_its_rows_and_those_beside_it_are_the_models_own(
+    receiver: Receiver,
+) -> None:
     model = tiny()
-    with tapped(model, receiver), _running(model) as manager:
+    with tapped(model, receiver) as tap, _running(model) as manager:
         manager.add_request([5, 6, 7], request_id="endless", max_new_tokens=400, eos_token_id=-1)
         receiver.wait(lambda r: r.segments("endless"))
+        manager.add_request([8, 9, 10, 11], request_id="beside", max_new_tokens=8, eos_token_id=-1)
+        receiver.wait(lambda r: r.segments("beside"))
         manager.cancel_request("endless")
-        receiver.wait(lambda r: r.finished == ["endless"])
+        receiver.wait(lambda r: {"endless", "beside"} <= set(r.finished))
+        assert tap.errors() == {}
+    for name, prompt in (("endless", [5, 6, 7]), ("beside", [8, 9, 10, 11])):
+        rows = receiver.rows(1)[name]
+        settings = {"max_new_tokens": len(rows), "do_sample": False, "eos_token_id": None}
+        told = model.generate(torch.tensor([prompt]), **settings)[0].tolist()
+        assert worst_difference(rows, alone(model, told[: len(rows)], 1)[0]) < TOLERANCE
+    assert 3 < len(receiver.rows(1)["endless"]) < 402
+    assert len(receiver.rows(1)["beside"]) == 4 + 7
 
 
 def test_requests_that_fail_with_the_engine_are_told_as_ended(receiver: Receiver) -> None:
