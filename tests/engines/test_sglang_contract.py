@@ -21,7 +21,7 @@ from sidecar.tap.source import source_digest
 from sidecar.types import TapPoint
 from tests.engines.environment import HERE, Environment
 from tests.engines.models import WIDTH, tiny_model
-from tests.engines.sglang_source import LOCK, sglang_source
+from tests.engines.source import SGLANG
 from tests.engines.tapped import asking
 from tests.service_fixtures import private_folder
 from tests.tap.receiver import Receiver, decode, segments_of
@@ -40,7 +40,7 @@ class Driven:
 
 @pytest.fixture(scope="module")
 def source() -> Path:
-    return sglang_source(cache_folder())
+    return SGLANG.unpacked(cache_folder())
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,7 @@ def driven(vllm: Environment, source: Path) -> Iterator[Driven]:
 
 
 def test_the_source_that_is_read_here_is_one_that_the_tap_knows(source: Path) -> None:
-    version = LOCK.read_text().split("==")[1].split()[0]
-    assert KNOWN.get(source_digest(source / "sglang", NAMES)) == version
+    assert KNOWN.get(source_digest(source / "sglang", NAMES)) == SGLANG.version
 
 
 def test_sglangs_loader_finds_the_plugin_and_its_registry_puts_the_hooks_on(driven: Driven) -> None:

@@ -72,7 +72,16 @@ def test_a_step_that_is_computed_in_parts_is_refused_aloud_and_its_graph_is_left
     for name in ("two batches at once", "three parts"):
         assert told["workers"][name] == {"tapped": False, "graph": {"auxiliary": [], "operators": 0}}
     why = "micro-batches compute the rows of a step in parts, one after the other"
-    assert told["said"][1:] == [f"not_tapped: {why}; vLLM goes on as it is"] * 2
+    assert told["said"][1:3] == [f"not_tapped: {why}; vLLM goes on as it is"] * 2
+
+
+def test_a_runner_whose_source_is_not_known_is_refused_aloud_and_its_graph_is_left_as_it_is(
+    told: dict[str, Any],
+) -> None:
+    assert told["workers"]["unknown"] == {"tapped": False, "graph": {"auxiliary": [], "operators": 0}}
+    (why,) = told["said"][3:]
+    assert why.startswith("not_tapped: the source of this vllm is not one that the tap knows (part v1, ")
+    assert why.endswith("; known: 0.1.0); vLLM goes on as it is")
 
 
 @pytest.mark.shows("vLLM V1", "LoRA", how="contract")

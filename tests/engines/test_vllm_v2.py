@@ -7,14 +7,19 @@ from typing import Any
 
 import pytest
 
+from probes.smollm2 import cache_folder
 from tests.engines.environment import HERE, Environment
+from tests.engines.source import VLLM_NEXT
 
 ONE, TWO = "cmpl-one-0", "cmpl-two-0"
 
 
-@pytest.fixture(scope="module")
-def captured(vllm: Environment) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(vllm.run(str(HERE / "inside" / "v2_contract.py")).splitlines()[-1])
+@pytest.fixture(scope="module", params=["installed", "next"])
+def captured(vllm: Environment, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """By the classes of the vLLM that is installed, and by those of the next one's source before it on the path."""
+    env = {"PYTHONPATH": str(VLLM_NEXT.unpacked(cache_folder()))} if request.param == "next" else {}
+    told: dict[str, Any] = json.loads(vllm.run(str(HERE / "inside" / "v2_contract.py"), env=env).splitlines()[-1])
+    assert told.pop("vllm") == ("0.32.0" if request.param == "installed" else VLLM_NEXT.version)
     return told
 
 

@@ -26,7 +26,7 @@ from vllm.lora.request import LoRARequest
 from vllm.model_executor.models.interfaces import EagleModelMixin, SupportsEagle3
 from vllm.model_executor.models.utils import make_layers
 
-from sidecar.tap.vllm import install
+from sidecar.tap.vllm import install, known
 from sidecar.tap.vllm.ranks import Ranks
 from sidecar.tap.wire import Settings
 from sidecar.tap.wish import parse_wish
@@ -182,6 +182,15 @@ class Said(logging.Handler):
         self.lines = [*self.lines, record.getMessage()]
 
 
+def unknown(folder: str) -> dict[str, Any]:
+    """A worker of a vLLM whose runner is another than the tap knows, if only by a word."""
+    as_it_is, known.KNOWN = known.KNOWN, {**known.KNOWN, "v1": {"0" * 16: "0.1.0"}}
+    try:
+        return tapped(folder, ALL)
+    finally:
+        known.KNOWN = as_it_is
+
+
 def main(folder: str) -> dict[str, Any]:
     install.TapClient = Told
     said = Said()
@@ -199,6 +208,7 @@ def main(folder: str) -> dict[str, Any]:
         "heads, rank 0": tapped(folder, heads, tp=(0, 2)),
         "two batches at once": tapped(folder, everything, enable_dbo=True),
         "three parts": tapped(folder, everything, ubatch_size=3),
+        "unknown": unknown(folder),
     }
     return {"workers": told, "said": [line for line in said.lines if "not_tapped" in line]}
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import vllm
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.output import NewRequestData
@@ -152,4 +153,4 @@ def main(*, ahead: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"behind": main(ahead=False), "ahead": main(ahead=True)}))
+    print(json.dumps({"vllm": vllm.__version__, "behind": main(ahead=False), "ahead": main(ahead=True)}))
