@@ -136,6 +136,36 @@ def test_a_cancelled_request_is_told_as_ended_and_its_rows_and_those_beside_it_a
     assert len(receiver.rows(1)["beside"]) == 4 + 7
 
 
+def test_more_requests_than_are_followed_are_counted_and_answered_as_ever(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "_REQUESTS", 2)
+    model, prompts = tiny(), _prompts(3, 4, 5, 6)
+    plain = model.generate_batch(prompts, **_settings())
+    with tapped(model, receiver) as tap:
+        outputs = model.generate_batch(prompts, **_settings())
+        told = tap.errors()
+    assert all(outputs[name].generated_tokens == plain[name].generated_tokens for name in plain)
+    run = "more requests run than are followed: the end of the oldest is not told"
+    assert told.keys() == {run}
+    assert told[run] >= 2
+
+
+def test_what_callers_told_of_more_requests_than_are_followed_is_counted_when_it_is_forgotten(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "_REQUESTS", 2)
+    model = tiny()
+    with tapped(model, receiver) as tap:
+        manager = model.init_continuous_batching(**_settings())  # not started: whoever is added waits
+        token = CALLER.set(Caller(f"00-{'a' * 32}-{'b' * 16}-01", "chat"))
+        for number in range(5):
+            manager.add_request([5, 6, 7], request_id=f"waits{number}", max_new_tokens=2)
+        CALLER.reset(token)
+        wait = "more requests wait than are followed: what their callers told of the oldest is forgotten"
+        assert tap.errors() == {wait: 3}
+
+
 def test_requests_that_fail_with_the_engine_are_told_as_ended(receiver: Receiver) -> None:
     model = tiny()
     with tapped(model, receiver), _running(model) as manager:

@@ -17,6 +17,8 @@ from sidecar.types import TapPoint, UnseenReason
 
 log = logging.getLogger("stethoscope.tap")
 
+_PROMPTS = ("EXTEND", "MIXED", "SPLIT_PREFILL", "DLLM_EXTEND")  # kinds of step whose batch says how many tokens are new
+
 
 class Piece(NamedTuple):
     """The next ``length`` rows of a step are those of ``req``, from position ``first`` on."""
@@ -47,6 +49,16 @@ def pieces(batch: Any) -> list[Piece]:
     return [Piece(*one) for one in zip(batch.reqs, firsts, lengths, strict=True)]
 
 
+def computed(batch: Any) -> int:
+    """How many tokens a step computes whose rows cannot be told, by what its batch says; 0 if it says nothing.
+
+    Of a prompt all that are new. Else one a request: a batch that goes on keeps the lengths of its prompts, which are past.
+    """
+    if getattr(getattr(batch, "forward_mode", None), "name", "") in _PROMPTS:
+        return sum(batch.extend_lens)
+    return len(getattr(batch, "reqs", None) or ())
+
+
 class Watch:
     """Follows requests and keeps states. Owned by the scheduler's thread; nothing that goes wrong here reaches the engine.
 
@@ -69,8 +81,15 @@ class Watch:
             return pieces(batch)
         except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the engine
             self.faults.note("before_forward", error)
-            self.recorder.count(len(getattr(batch, "reqs", None) or ()), UnseenReason.UNSUPPORTED)
+            self._count(batch)
             return []
+
+    def _count(self, batch: Any) -> None:
+        """What was computed and is not captured."""
+        try:
+            self.recorder.count(computed(batch), UnseenReason.UNSUPPORTED)
+        except Exception as error:  # noqa: BLE001 - counted, and nothing of ours may reach the engine
+            self.faults.note("count", error)
 
     def after(self, rows: list[Piece], result: Any) -> None:
         """It was computed; ``result`` is a ``GenerationBatchResult``."""

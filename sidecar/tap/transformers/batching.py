@@ -75,8 +75,7 @@ class BatchWatch:
     def announce(self, info: RequestInfo) -> None:
         """What the caller of ``add_request`` told about it. Called on the caller's thread."""
         self._infos[info.request_id] = info
-        if len(self._infos) > _REQUESTS:
-            self._infos.popitem(last=False)
+        self._bound(self._infos, "more requests wait than are followed: what their callers told of the oldest is forgotten")
 
     def _begin(self, runner: Any) -> None:
         self.forward.suspend(True)
@@ -119,9 +118,13 @@ class BatchWatch:
         self._requests[state.request_id] = request
         if self.cancels is not None:
             self.cancels.heed(request, state.request_id)
-        if len(self._requests) > _REQUESTS:
-            self._requests.popitem(last=False)
+        self._bound(self._requests, "more requests run than are followed: the end of the oldest is not told")
         return request
+
+    def _bound(self, followed: OrderedDict[str, Any], what: str) -> None:
+        if len(followed) > _REQUESTS:
+            followed.popitem(last=False)
+            self.faults.note("requests", Unsupported(what))
 
     def ended(self, request_id: str) -> None:
         """The scheduler let go of it; told to the sidecar at ``flush``, if it is not put back in the queue before."""

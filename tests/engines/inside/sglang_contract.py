@@ -198,6 +198,15 @@ def _draft(engine: Engine) -> Any:
     return ForwardBatch.init_new(batch, engine.worker.model_runner, return_hidden_states_before_norm=False)
 
 
+def unreadable(engine: Engine, kind: str) -> ScheduleBatch:
+    """Of two prompts of 7 and 4 new tokens, in a kind of step whose rows nobody tells us."""
+    from sglang.srt.model_executor.forward_batch_info import ForwardMode
+
+    batch = engine.prefill((made_request("odd", 9), 2, 9), (made_request("odder", 4), 0, 4))
+    batch.forward_mode = ForwardMode[kind]
+    return batch
+
+
 TRACEPARENT = f"00-{'4bf92f3577b34da6' * 2}-00f067aa0ba902b7-01"
 
 
@@ -260,6 +269,8 @@ def main() -> dict[str, Any]:
     worker = tapped()
     watch = worker.stethoscope
     story(Engine(worker))
+    for kind in ("SPLIT_PREFILL", "TARGET_VERIFY"):
+        watch.before(unreadable(Engine(worker), kind))
     counts = watch.client.traffic.counts()
     watch.client.stop(10.0)
     return {
