@@ -21,7 +21,8 @@ from typing import Any
 from bench.artifacts import BENCH_MODEL, write_artifacts
 from bench.machine import describe
 from bench.serving import Served, serving
-from bench.vllm import Load, Phase, connected, measure
+from bench.vllm import connected
+from bench.vllm_phase import Load, Phase, measure
 from probes.smollm2 import cache_folder
 from probes.whole import whole_folder
 from sidecar.tap.identity import tokenizer_digest

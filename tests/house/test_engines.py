@@ -69,7 +69,13 @@ def test_a_note_stands_in_the_table_unless_another_test_shows_as_much_without_it
 
 @pytest.mark.parametrize(
     "wrong",
-    ['"SGLANG", "traces"', '"SGLang", "traces", way="run"', '"SGLang", "magic"', '"SGLang", "traces", how="seen"', 'ENGINE, "traces"']
+    [
+        '"SGLANG", "traces"',
+        '"SGLang", "traces", way="run"',
+        '"SGLang", "magic"',
+        '"SGLang", "traces", how="seen"',
+        'ENGINE, "traces"',
+    ],
 )
 def test_a_mark_that_has_no_place_in_the_table_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
