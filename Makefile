@@ -51,11 +51,13 @@ test: .venv/.dev
 test-faults: .venv/.dev
 	OMP_NUM_THREADS=1 FULL=$(FULL) $(PY) -m pytest -m overload tests/faults/full $(ARGS)
 
-# One engine at a time: two on two cores drop steps for want of time to send them. Where the registry's torch is a CUDA build,
+# One engine at a time, since two on two cores drop steps for want of time to send them, and beside it, in another process, what
+# needs none. Eight minutes are to be enough once the environment is made. Where the registry's torch is a CUDA build,
 # ENGINE_TORCH says where a CPU build is: make test-engines ENGINE_TORCH='torch==2.13.0 --index-url ...'
 test-engines: .venv/.dev
 	ENGINE_TORCH='$(ENGINE_TORCH)' $(PY) -m tests.engines.environment
-	OMP_NUM_THREADS=1 FULL=$(FULL) ENGINE_TORCH='$(ENGINE_TORCH)' $(PY) -m pytest -rs -m 'engines and not gpu' tests/engines $(ARGS)
+	OMP_NUM_THREADS=1 FULL=$(FULL) ENGINE_TORCH='$(ENGINE_TORCH)' $(PY) -m pytest -n 2 --dist loadgroup -rs \
+		-m 'engines and not gpu' tests/engines $(ARGS)
 
 # Circuits: two processes, minutes. FULL=1: more than a hundred simulated months without a false alarm, and a thousand shardings.
 test-circuits: .venv/.dev

@@ -79,9 +79,21 @@ def test_a_runner_whose_source_is_not_known_is_refused_aloud_and_its_graph_is_le
     told: dict[str, Any],
 ) -> None:
     assert told["workers"]["unknown"] == {"tapped": False, "graph": {"auxiliary": [], "operators": 0}}
-    (why,) = told["said"][3:]
+    why = told["said"][3]
     assert why.startswith("not_tapped: the source of this vllm is not one that the tap knows (part v1, ")
     assert why.endswith("; known: 0.1.0); vLLM goes on as it is")
+
+
+def test_what_the_first_rank_has_against_the_tap_leaves_the_graphs_of_all_ranks_as_they_are(
+    told: dict[str, Any],
+) -> None:
+    untouched = {"tapped": False, "graph": {"auxiliary": [], "operators": 0}}
+    assert told["workers"]["unasked, rank 0"] == told["workers"]["unasked, rank 1"] == untouched
+    why = (
+        "no sidecar said within 0.1 s which tap points it wants; name them: STETHOSCOPE_TAP=8,14",
+        "rank 0 is not tapped: nobody has said what is wanted",
+    )
+    assert told["said"][4:] == [f"not_tapped: {one}; vLLM goes on as it is" for one in why]
 
 
 @pytest.mark.shows("vLLM V1", "LoRA", how="contract")

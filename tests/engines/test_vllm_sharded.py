@@ -108,6 +108,7 @@ def sidecar(stage: Tapped, folder: Path) -> Iterator[Client]:
         yield client
 
 
+@pytest.mark.full  # the same through a worker's own installation: tests/engines/test_vllm_parallel.py
 def test_a_tap_that_the_first_rank_alone_has_something_against_is_refused_in_all_and_they_answer_as_without_it(
     vllm: Environment, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -75,7 +75,9 @@ class BatchWatch:
     def announce(self, info: RequestInfo) -> None:
         """What the caller of ``add_request`` told about it. Called on the caller's thread."""
         self._infos[info.request_id] = info
-        self._bound(self._infos, "more requests wait than are followed: what their callers told of the oldest is forgotten")
+        self._bound(
+            self._infos, "more requests wait than are followed: what their callers told of the oldest is forgotten"
+        )
 
     def _begin(self, runner: Any) -> None:
         self.forward.suspend(True)

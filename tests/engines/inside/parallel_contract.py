@@ -26,7 +26,7 @@ from vllm.lora.request import LoRARequest
 from vllm.model_executor.models.interfaces import EagleModelMixin, SupportsEagle3
 from vllm.model_executor.models.utils import make_layers
 
-from sidecar.tap.vllm import install, known
+from sidecar.tap.vllm import choice, install, known
 from sidecar.tap.vllm.ranks import Ranks
 from sidecar.tap.wire import Settings
 from sidecar.tap.wish import parse_wish
@@ -50,6 +50,14 @@ class Told(Client):
 
     def end_soon(self) -> None:
         return
+
+
+class Unasked(Told):
+    """Of a sidecar that wants nothing."""
+
+    def __init__(self, *identity: Any, **more: Any) -> None:
+        super().__init__(*identity, **more)
+        self.settings = Settings(1, SamplingPolicy(1.0), ())
 
 
 class Block(nn.Module):
@@ -110,22 +118,29 @@ class Runner:
         return None
 
 
-def ranks(tp: tuple[int, int] = (0, 1), pp: tuple[int, int] = (0, 1)) -> None:
-    """Say to vLLM which rank this process is, of how many; and to this one that the others have nothing against the tap."""
+def ranks(tp: tuple[int, int] = (0, 1), pp: tuple[int, int] = (0, 1), others: str = f"+{ALL}") -> None:
+    """Say to vLLM which rank this process is, of how many; and to this one what the others say: nothing against the tap."""
     store = torch.distributed.HashStore()
     group = SimpleNamespace(get_group_store=lambda: store)
     parallel_state._TP = SimpleNamespace(rank_in_group=tp[0], world_size=tp[1], cpu_group=group)
     parallel_state._WORLD = SimpleNamespace(rank_in_group=0, world_size=1)
     for other in set(range(tp[1])) - {tp[0]}:
-        threading.Thread(target=Ranks(other, tp[1], store).hear, args=("tap_points", f"+{ALL}"), daemon=True).start()
+        threading.Thread(target=Ranks(other, tp[1], store).hear, args=("tap_points", others), daemon=True).start()
     parallel_state._PP = SimpleNamespace(
         rank_in_group=pp[0], world_size=pp[1], is_first_rank=pp[0] == 0, is_last_rank=pp[0] == pp[1] - 1
     )
 
 
-def worker(folder: str, tp: tuple[int, int], pp: tuple[int, int], dp: tuple[int, int], **parts: Any) -> Any:
+def worker(
+    folder: str,
+    tp: tuple[int, int],
+    pp: tuple[int, int],
+    dp: tuple[int, int],
+    others: str = f"+{ALL}",
+    **parts: Any,
+) -> Any:
     """A worker with its part of the model. tp, pp, dp: (its rank, how many there are). parts: into which a step is cut."""
-    ranks(tp, pp)
+    ranks(tp, pp, others)
     parallel = ParallelConfig(
         tensor_parallel_size=tp[1], pipeline_parallel_size=pp[1], data_parallel_size=dp[1], **parts
     )
@@ -191,6 +206,15 @@ def unknown(folder: str) -> dict[str, Any]:
         known.KNOWN = as_it_is
 
 
+def unasked(folder: str) -> dict[str, Any]:
+    """The first of two ranks, to which no sidecar says in time what it wants."""
+    as_it_is, install.TapClient, choice._ASK_S = (install.TapClient, choice._ASK_S), Unasked, 0.1
+    try:
+        return tapped(folder, "on", tp=(0, 2))
+    finally:
+        install.TapClient, choice._ASK_S = as_it_is
+
+
 def main(folder: str) -> dict[str, Any]:
     install.TapClient = Told
     said = Said()
@@ -209,6 +233,8 @@ def main(folder: str) -> dict[str, Any]:
         "two batches at once": tapped(folder, everything, enable_dbo=True),
         "three parts": tapped(folder, everything, ubatch_size=3),
         "unknown": unknown(folder),
+        "unasked, rank 0": unasked(folder),
+        "unasked, rank 1": tapped(folder, everything, tp=(1, 2), others="-nobody has said what is wanted"),
     }
     return {"workers": told, "said": [line for line in said.lines if "not_tapped" in line]}
 
