@@ -27,27 +27,28 @@ def measure(ticks: int) -> Iterator[Row]:
         spent_ms = np.array([_end(made, tick) for tick in range(1, _WARM + ticks + 1)])[_WARM:]
     finally:
         gc.enable()
-    closing, handing = (f"{np.median(spent_ms[:, at]):.1f}" for at in (0, 1))
-    whole = spent_ms.sum(axis=1)
+    closing, handing, computing = (f"{np.median(spent_ms[:, at]):.1f}" for at in (0, 1, 2))
+    whole = spent_ms[:, :2].sum(axis=1)
     median, interval = median_interval(whole)
     where = f"{CIRCUITS} circuits x {_SLICES} slices, as shipped"
     note = f"of {ticks} ticks with {_SESSIONS:,} sessions remembered"
     yield Row(f"ms for which a tick's end stops the worker, the longest, {where}", float(whole.max()), note=note)
-    note += f"; closing it {closing}, handing it to the control process {handing}"
+    note += f"; closing it {closing}, handing it to the control process {handing}; CPU {computing}"
     yield Row(f"ms for which a tick's end stops the worker, the median, {where}", median, interval=interval, note=note)
 
 
-def _end(made: Monitored, tick: int) -> tuple[float, float]:
-    """ms for closing, and for handing over."""
+def _end(made: Monitored, tick: int) -> tuple[float, float, float]:
+    """ms for closing, for handing over, and of CPU in both: what is more, others had."""
     made.traffic(_STEPS, TOKENS)
     memory = os.memfd_create("bench-ticks", os.MFD_CLOEXEC)
     try:
-        times = [time.perf_counter()]
+        times, begun = [time.perf_counter()], time.thread_time()
         made.monitor.look(tick * TICK_S)
         times.append(time.perf_counter())
         made.hand_over(memory, tick - 1)
         times.append(time.perf_counter())
+        computed = time.thread_time() - begun
     finally:
         os.close(memory)
     closing, handing = np.diff(times) * 1e3
-    return float(closing), float(handing)
+    return float(closing), float(handing), computed * 1e3
