@@ -35,7 +35,6 @@ __all__ = ["promtool_path"]
 LEAST = 20  # runs of a condition
 WAYS = 4  # of a fault of the model, among them
 FARTHEST = 3  # different distances of canaries, among these
-MISSED = {(SMOLLM2, FLOAT32, "new_language")}  # docs/circuits.md says why
 NUMERICS = (FLOAT32, BFLOAT16)
 
 
@@ -46,10 +45,6 @@ def names(numerics: str, full: bool) -> list[str]:
 
 def what_of(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return row["subject"], row["numerics"], row["condition"]
-
-
-def is_missed(row: Mapping[str, Any]) -> bool:
-    return bool(row["right"] < RIGHT * len(row["runs"]))
 
 
 def test_the_table_names_every_condition_with_a_reason_and_alerts_that_there_are():
@@ -64,19 +59,16 @@ def test_the_table_names_every_condition_with_a_reason_and_alerts_that_there_are
         assert all(f"alert: Stethoscope{alert}\n" in rules for alert in (*one.alerts, *one.any_of))
 
 
-def test_what_was_committed_is_of_that_table_and_right_in_95_percent_of_at_least_20_runs_but_where_the_docs_say():
+def test_what_was_committed_is_of_that_table_and_right_in_95_percent_of_at_least_20_runs():
     found, wanted = read(), {one: expected(one) for one in (TOY, SMOLLM2)}
     assert found["expected"] == expected_digest()
     assert Size(**found["size"]) == COMMITTED
     of = {what_of(row): row["runs"] for row in found["rows"]}
     assert set(of) == {(one, kind, name) for one in wanted for kind, each in wanted[one].items() for name in each}
-    missed = set()
     for (subject, numerics, name), runs in of.items():
         assert len({run["seed"] for run in runs}) >= LEAST
         right = [wanted[subject][numerics][name].holds(run["diagnosis"], run["alerts"]) for run in runs]
-        if sum(right) < RIGHT * len(runs):
-            missed.add((subject, numerics, name))
-    assert missed == MISSED
+        assert sum(right) >= RIGHT * len(runs), (subject, numerics, name)
 
 
 def test_the_runs_of_a_fault_of_the_model_are_of_several_faults_each_of_which_moves_canaries_otherwise():
@@ -153,7 +145,7 @@ def test_on_the_toy_every_condition_is_diagnosed(toy, numerics: str, promtool_pa
     """Short: 32 ticks after the change, 6 where the model changes, in all conditions in float32. FULL: of the committed size."""
     size = COMMITTED if full else SHORT
     for row in measure(toy, numerics, names(numerics, full), size, 7, promtool_path, print):
-        assert is_missed(row) == (what_of(row) in MISSED), row
+        assert row["right"] >= RIGHT * len(row["runs"]), row
 
 
 @pytest.mark.model
@@ -167,4 +159,4 @@ def test_on_smollm2_conditions_are_diagnosed(
     subject = smollm2_subject(tmp_path, 7, size.texts, smollm2)
     chosen = names(numerics, full) if full else ["traffic_stops", SCALED] if numerics == FLOAT32 else [INT8]
     for row in measure(subject, numerics, chosen, size, 7, promtool_path, print):
-        assert is_missed(row) == (what_of(row) in MISSED), row
+        assert row["right"] >= RIGHT * len(row["runs"]), row
