@@ -250,8 +250,8 @@ def test_tokens_at_which_the_circuit_is_at_work_are_no_traffic_without_it_and_ye
     at_work = found.used[where]
     assert 0.5 < len(at_work) / len(rows) < 0.8
     assert len(rows) == len(of) == len(at_work) + len(found.texts)
-    assert beyond(usual(where, rows, of, rank=8, first=0), at_work) < 0.005  # of a limit for one in a thousand
-    assert beyond(usual(where, found.rows[where], found.texts, rank=8, first=0), at_work) > 0.01
+    assert beyond(usual(where, rows, of, rank=8, first=0), at_work) < 0.02  # of a limit for one in a hundred
+    assert beyond(usual(where, found.rows[where], found.texts, rank=8, first=0), at_work) > 0.04
 
 
 def beyond(basis: Usual, rows: FloatArray) -> float:
